@@ -36,7 +36,7 @@ if not __package__:  # run as a file: use this checkout if the project is not in
 from benchmarks.layer_speed import layer_table
 from benchmarks.sides import Timed, medians, onnx_sides, time_after_pause
 from benchmarks.speed_report import markdown, plot
-from rbsf.shipped import find_weights
+from rbsf.shipped import find_constants, find_weights
 from rbsf.system.program import check_writable, positive_int, run
 from rbsf.tracker.flags import read_constants
 
@@ -55,7 +55,7 @@ start = time.perf_counter()
 sys.path.insert(0, {root!r})
 import numpy as np
 from rbsf.tracker.loading import load_network
-from rbsf.tracker.siamfc import SiamFC
+from rbsf.tracker.siamfc import SiamFC, TrackerConfig
 tracker = SiamFC(load_network({weights!r}, engine={engine!r}))
 ready = time.perf_counter() - start
 image = np.random.default_rng(0).integers(0, 256, (360, 640, 3), dtype=np.uint8)
@@ -172,14 +172,16 @@ def updates(trackers: dict[str, Tracker], sequence: Sequence, frames: int) -> di
 def packed_trackers(weights: Path, threads: int) -> dict[str, Tracker]:
     """The packed tracker with three scales, as SiamFC was published, and with one scale."""
     from rbsf.engine.run import Engine
-    from rbsf.tracker.siamfc import SiamFC
+    from rbsf.tracker.siamfc import SiamFC, TrackerConfig
 
     engine = Engine(weights, threads=threads)
-    folder = Path(__file__).parents[1] / "configs" / "track"
+    published, fast = (
+        read_constants(find_constants(name), TrackerConfig) for name in ("siamfc", "fast")
+    )
     return {
-        "packed RB-SF": SiamFC(engine, read_constants(None)),
-        "packed RB-SF, as published": SiamFC(engine, read_constants(folder / "siamfc.yaml")),
-        "packed RB-SF, one scale": SiamFC(engine, read_constants(folder / "fast.yaml")),
+        "packed RB-SF": SiamFC(engine),
+        "packed RB-SF, as published": SiamFC(engine, published),
+        "packed RB-SF, one scale": SiamFC(engine, fast),
     }
 
 

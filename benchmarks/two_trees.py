@@ -35,7 +35,7 @@ import numpy as np
 from rbsf.tools.classify import load
 from rbsf.tracker.flags import read_constants
 from rbsf.tracker.loading import load_network
-from rbsf.tracker.siamfc import SiamFC
+from rbsf.tracker.siamfc import SiamFC, TrackerConfig
 
 folders, networks, repeat = json.loads(sys.argv[1])
 digest, found = hashlib.sha256(), {}
@@ -43,7 +43,7 @@ backbone = load_network("weights/rbsf.safetensors", threads=1)
 for scales, config in (("three scales", "siamfc.yaml"), ("one scale", "fast.yaml")):
     times = []
     for folder in folders:
-        tracker = SiamFC(backbone, read_constants(Path("configs/track") / config))
+        tracker = SiamFC(backbone, read_constants(Path("configs/track") / config, TrackerConfig))
         box = json.loads((Path(folder) / "box.json").read_text())
         for path in sorted(Path(folder).glob("*.png")):
             image = cv2.imread(str(path))[..., ::-1].copy()

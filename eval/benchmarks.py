@@ -19,6 +19,7 @@ from rbsf.datasets.video.layouts import (
 from rbsf.datasets.video.sequences import Sequence, load_sequences, read_boxes, whole_name
 from rbsf.eval.metrics import GOT10K, OPE, OTB, Protocol
 from rbsf.eval.results import TEXT_FILES, by_name, the_only
+from rbsf.system.text import listed
 
 # Targets as the got10k toolkit names them (a test compares).
 _OTB2013 = """
@@ -249,9 +250,3 @@ def _check_wanted(dataset: str, folder: Path, wanted: list[str], there: list[str
             raise ValueError(f"{name} is no sequence of {dataset}; it has {examples}, ...")
         if name not in there:
             raise ValueError(f"sequence {name} is missing in {folder}; found {found}")
-
-
-def listed(names: list[str], most: int) -> str:
-    """The first `most` names, separated by commas, with dots if there are more."""
-    dots = ", ..." if len(names) > most else ""
-    return ", ".join(names[:most]) + dots

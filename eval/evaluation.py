@@ -157,10 +157,10 @@ class Benchmark:
         if not in_pytorch:
             return None
         # This loads PyTorch, which packed networks do not need.
-        from rbsf.tracker.teachers.siamfc import load_tracker
+        from rbsf.tracker.weights import read_weights
 
         for spec in in_pytorch:
-            _, model, _ = load_tracker(spec.files[0])
+            _, model, _ = read_weights(spec.files[0])
             if model == "siamfc":
                 return spec.label
         return None

@@ -173,8 +173,8 @@ def read_benchmark(args: argparse.Namespace) -> Benchmark:
     Raises ValueError or FileNotFoundError for data that are not there, an unknown tracker, and
     labels that clash.
     """
-    from rbsf.eval.benchmarks import listed
     from rbsf.eval.evaluation import Benchmark, shown
+    from rbsf.system.text import listed
 
     specs = tuple(read_specs(args))
     root, split = find_sequences(args)

@@ -43,7 +43,7 @@ SIAMFC = TrackerConfig(memory_share=0, box_share=0, sure_score=0, faint_score=0,
     ],
 )
 def test_shipped_constants_for_tracking_are_known(name, constants):
-    assert read_constants(CONFIGS / "track" / f"{name}.yaml") == constants
+    assert read_constants(CONFIGS / "track" / f"{name}.yaml", TrackerConfig) == constants
 
 
 @pytest.mark.parametrize("model", TRACKERS)

@@ -39,6 +39,7 @@ from rbsf.models import build
 from rbsf.tools.compare import compare, name_entries
 from rbsf.tools.recipes.siamese_config import TrainConfig
 from rbsf.tracker.flags import read_constants
+from rbsf.tracker.siamfc import TrackerConfig
 from rbsf.train.checkpoint import load_checkpoint, save_checkpoint
 from rbsf.train.config import from_settings, read_yaml
 from rbsf.weights import load_weights, save_weights
@@ -149,7 +150,7 @@ PARSERS: dict[str, Parser] = {
     ),
     "constants.yaml": Parser(
         lambda path: path.write_text("scale_step: 1.03\nwindow_influence: 0.2\n"),
-        lambda path: read_constants(path),
+        lambda path: read_constants(path, TrackerConfig),
     ),
     "groundtruth.txt": Parser(_write_sequence, lambda path: load_sequences(path.parent)),
     "result_001.txt": Parser(

@@ -26,7 +26,7 @@ from rbsf.tracker.anchor_free import AnchorFree, AnchorFreeConfig
 from rbsf.tracker.flags import read_constants
 from rbsf.tracker.loading import load_network
 from rbsf.tracker.rbsf2 import PackedNetwork
-from rbsf.tracker.siamfc import SiamFC
+from rbsf.tracker.siamfc import SiamFC, TrackerConfig
 from rbsf.weights import save_weights
 
 pytest.importorskip("onnxruntime", reason=needs("onnxruntime", "it is not installed"))
@@ -123,7 +123,7 @@ def test_boxes_of_rbsf_are_those_of_the_packed_engine_as_published(tmp_path: Pat
     export_to(ROOT / "weights" / "rbsf-train.safetensors", tmp_path / "net.onnx")
     tracker = open_tracker(tmp_path / "net_backbone.onnx", tmp_path / "net_head.onnx")
     assert isinstance(tracker, ResponseTracker)
-    constants = read_constants(find_constants("siamfc"))
+    constants = read_constants(find_constants("siamfc"), TrackerConfig)
     other = SiamFC(load_network(ROOT / "weights" / "rbsf.safetensors", threads=1), constants)  # type: ignore[arg-type]
     video = list(make_sequence(3, 5))
     for each in (tracker, other):

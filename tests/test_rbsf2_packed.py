@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from requirements import needs, peers
 from test_rbsf2 import SMALL, trained
 
@@ -129,12 +130,12 @@ def test_presence_is_pytorchs_to_the_bit(isa: str) -> None:
     exported = export_search(net)
     exported.compare().check()
     packed, own = PackedNetwork(exported.packed, isa=isa), TorchNetwork(net)
-    found = packed.answer(packed.learn(exemplar), region)
-    expected = own.answer(own.learn(exemplar), region)
-    assert found.presence is not None
-    np.testing.assert_array_equal(found.presence, expected.presence)
-    assert found.presence.shape == (15, 15)
-    assert found.presence.std() > 0.001
+    found = packed.learn(exemplar)(region[None])
+    with torch.inference_mode():
+        expected = net.head(own._features(region), own.learn(exemplar)).numpy()
+    assert found.shape == (1, 6, 15, 15)
+    np.testing.assert_array_equal(found, expected)
+    assert found[0, 5].std() > 0.001
 
 
 @pytest.mark.parametrize("method", ["bireal", "float"])

@@ -508,7 +508,7 @@ def test_network_that_is_no_backbone_is_named(monkeypatch: pytest.MonkeyPatch) -
         torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()),
     ):
         monkeypatch.setattr(
-            "rbsf.tracker.teachers.siamfc.load_tracker", lambda path, net=net: (net, "lenet", {})
+            "rbsf.tracker.weights.read_weights", lambda path, net=net: (net, "lenet", {})
         )
         with pytest.raises(ValueError, match=r"lenet.pth holds no tracker"):
             load_network("lenet.pth")

@@ -21,7 +21,7 @@ from rbsf.export.pack import classifier_input
 from rbsf.layers import binary_layers
 from rbsf.methods import METHODS
 from rbsf.models import TRACKERS, build
-from rbsf.tracker.teachers.siamfc import load_tracker
+from rbsf.tracker.weights import read_weights
 from rbsf.train.checkpoint import load_checkpoint
 from rbsf.weights import digest, save_weights
 
@@ -73,7 +73,7 @@ def test_biases_of_binary_convolutions_are_kept(method, tmp_path):
     for layer in layers:
         layer.bias = torch.nn.Parameter(torch.randn(layer.out_channels))
     save_weights(net, "lenet", tmp_path / "net.safetensors")
-    loaded, _, _ = load_tracker(tmp_path / "net.safetensors")
+    loaded, _, _ = read_weights(tmp_path / "net.safetensors")
     for layer, own in zip(binary_layers(loaded).values(), layers, strict=True):
         assert torch.equal(layer.bias, own.bias)
     images = torch.randn(2, 1, 28, 28)
@@ -89,14 +89,14 @@ def test_a_bias_of_another_size_is_refused(tmp_path):
         metadata = file.metadata()
     save_signed(load_file(path) | {"layers.1.conv.bias": torch.ones(3)}, path, metadata)
     with pytest.raises(ValueError, match=r"bias is torch.float32 \(3,\), expected .*\(64,\)"):
-        load_tracker(path)
+        read_weights(path)
 
 
 @pytest.mark.parametrize("name", TRACKERS)
 def test_saved_weights_give_the_same_network(name, tmp_path):
     net = trained(name)
     save_weights(net, name, tmp_path / "w.safetensors", {"seed": 3})
-    loaded, model, info = load_tracker(tmp_path / "w.safetensors")
+    loaded, model, info = read_weights(tmp_path / "w.safetensors")
     assert (model, info) == (name, {"seed": 3})
     with torch.no_grad():
         torch.testing.assert_close(loaded(CROP), net(CROP), atol=1e-4, rtol=1e-4)
@@ -127,7 +127,7 @@ def folded_arrays(net):
 def test_npz_with_folded_batch_norms_is_read(tmp_path):
     net = trained("siamfc")
     np.savez(tmp_path / "w.npz", **folded_arrays(net))
-    loaded, model, _ = load_tracker(tmp_path / "w.npz")
+    loaded, model, _ = read_weights(tmp_path / "w.npz")
     assert model == "siamfc"
     with torch.no_grad():
         torch.testing.assert_close(loaded(CROP), net(CROP), atol=1e-3, rtol=1e-3)
@@ -149,7 +149,7 @@ def test_pth_of_siamfc_pytorch_is_read(prefix, tmp_path):
         for key, value in block.norm.state_dict().items():
             state[f"{prefix}conv{number}.1.{key}"] = value + 0.5 if key == "running_mean" else value
     torch.save(state, tmp_path / "w.pth")
-    loaded, _, _ = load_tracker(tmp_path / "w.pth")
+    loaded, _, _ = read_weights(tmp_path / "w.pth")
     with torch.no_grad():
         torch.testing.assert_close(loaded(CROP), net(CROP), atol=1e-3, rtol=1e-3)
 
@@ -228,7 +228,7 @@ def test_bad_files_get_one_line(kind, suffix, message, tmp_path, capsys):
     path = tmp_path / f"w{suffix}"
     write_bad(kind, path)
     with pytest.raises(ValueError, match=message) as error:
-        load_tracker(path)
+        read_weights(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
     assert "code was run" not in capsys.readouterr().out
@@ -274,7 +274,7 @@ def test_damaged_tensors_of_our_own_are_refused(damage, tmp_path):
     tensors = load_file(path)
     save_file(tensors | change(tensors), path, {"format": "rbsf-weights-1", "model": "rbsf"})
     with pytest.raises(ValueError, match=message) as error:
-        load_tracker(path)
+        read_weights(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -296,10 +296,10 @@ def test_damaged_metadata_is_refused(key, text, message, tmp_path):
     save_weights(build("rbsf"), "rbsf", path)
     save_file(load_file(path), path, {"format": "rbsf-weights-1", "model": "rbsf", key: text})
     with pytest.raises(ValueError, match=rf"w\.safetensors: {message}"):
-        load_tracker(path)
+        read_weights(path)
 
 
-@pytest.mark.parametrize("load", [load_tracker, load_checkpoint])
+@pytest.mark.parametrize("load", [read_weights, load_checkpoint])
 def test_random_bytes_are_no_pytorch_file_and_raise_no_warning(load, tmp_path):
     random, path = np.random.default_rng(0), tmp_path / "w.pth"
     for number in range(200):
@@ -319,14 +319,14 @@ def test_random_bytes_are_no_pytorch_file_and_raise_no_warning(load, tmp_path):
 def test_code_is_told_from_damage(protocol, tmp_path):
     path = tmp_path / "w.pth"
     path.write_bytes(pickle.dumps(Payload(), protocol))
-    for load in (load_tracker, load_checkpoint):
+    for load in (read_weights, load_checkpoint):
         with pytest.raises(ValueError, match=r"w\.pth: holds pickled code, which is not loaded"):
             load(path)
 
 
 def test_a_missing_file_and_an_unknown_model_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights file"):
-        load_tracker(tmp_path / "none.safetensors")
+        read_weights(tmp_path / "none.safetensors")
     with pytest.raises(ValueError, match="unknown model 'x'; known: siamfc, xnor, rbsf"):
         build("x")
 
@@ -370,7 +370,7 @@ def test_damaged_terms_are_refused(damage, tmp_path):
         tensors | {f"{name}.{key}": tensor for key, tensor in changed.items()}, path, metadata
     )
     with pytest.raises(ValueError, match=message) as error:
-        load_tracker(path)
+        read_weights(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -381,7 +381,7 @@ def test_a_shift_for_a_method_without_is_refused(tmp_path):
     tensors = load_file(path) | {"layers.1.conv.shift": torch.ones(96)}
     save_file(tensors, path, {"format": "rbsf-weights-1", "model": "rbsf"})
     with pytest.raises(ValueError, match="shift holds values that the method never makes"):
-        load_tracker(path)
+        read_weights(path)
 
 
 def test_borders_are_kept(tmp_path):
@@ -389,7 +389,7 @@ def test_borders_are_kept(tmp_path):
     layers = [module for module in net.modules() if hasattr(module, "border")]
     layers[0].border = 1.0
     save_weights(net, "lenet", tmp_path / "net.safetensors")
-    loaded = load_tracker(tmp_path / "net.safetensors")[0]
+    loaded = read_weights(tmp_path / "net.safetensors")[0]
     assert [m.border for m in loaded.modules() if hasattr(m, "border")] == [
         layer.border for layer in layers
     ]
@@ -408,7 +408,7 @@ def test_borders_that_are_none_are_refused(tmp_path, borders, message):
     metadata["borders"] = borders.replace("%s", name)
     save_signed(tensors, tmp_path / "net.safetensors", metadata)
     with pytest.raises(ValueError, match=message):
-        load_tracker(tmp_path / "net.safetensors")
+        read_weights(tmp_path / "net.safetensors")
 
 
 def test_every_flipped_bit_is_noticed(tmp_path):
@@ -421,7 +421,7 @@ def test_every_flipped_bit_is_noticed(tmp_path):
         damaged[place] ^= 1 << int(random.integers(8))
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"net\.safetensors: "):
-            load_tracker(path)
+            read_weights(path)
 
 
 def test_files_from_before_load_with_a_warning(tmp_path):
@@ -434,10 +434,10 @@ def test_files_from_before_load_with_a_warning(tmp_path):
     del old["sha256"]
     save_file(load_file(path), path, old)
     with pytest.warns(UserWarning, match=r"net\.safetensors: has no checksum, so damage cannot"):
-        load_tracker(path)
+        read_weights(path)
     save_file(load_file(path), path, old | {"format": "rbsf-weights-2"})
     with pytest.raises(ValueError, match=r"its bytes have changed since it was written \(sha256\)"):
-        load_tracker(path)
+        read_weights(path)
 
 
 def test_the_same_weights_are_the_same_bytes_in_every_process(tmp_path):
@@ -466,7 +466,7 @@ def test_small_files_that_name_large_networks_take_no_memory(name):
     with pytest.raises(
         ValueError, match=rf"{name}\.safetensors: does not fit the model 'resnet18'"
     ):
-        load_tracker(path)
+        read_weights(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 500_000  # KiB
 
 
@@ -491,7 +491,7 @@ def test_options_of_large_networks_are_refused_before_they_are_built(
     metadata = {"format": "rbsf-weights-1", "model": model, "options": json.dumps(options)}
     save_file({"x": torch.zeros(3)}, path, metadata)
     with pytest.raises(ValueError, match=message) as error:
-        load_tracker(path)
+        read_weights(path)
     assert "\n" not in str(error.value)
 
 
@@ -502,7 +502,7 @@ def test_an_npz_that_expands_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"w\.npz: .*its arrays take 536,871,0.. bytes, 268,435,456"
     ):
-        load_tracker(path)
+        read_weights(path)
 
 
 @pytest.mark.parametrize(

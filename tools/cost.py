@@ -135,9 +135,9 @@ def load_pair(weights: Path) -> tuple[nn.Module, nn.Module, int | None]:
     Raises ValueError if it has no binary layers.
     """
     from rbsf.layers import binary_layers
-    from rbsf.tracker.teachers.siamfc import load_tracker
+    from rbsf.tracker.weights import read_weights
 
-    net, model, info = load_tracker(weights)
+    net, model, info = read_weights(weights)
     if not binary_layers(net):
         raise ValueError(f"{weights}: a float network ({model}); give the weights of a 1-bit one")
     return net, float_twin(net), info.get("input", {}).get("size")

@@ -108,9 +108,9 @@ def export_packed(weights: Path, out: Path, video: str | None, first_bits: int =
     from rbsf.export.compare import torch_logits
     from rbsf.export.pack import classifier_input, pack_weights
     from rbsf.models import TRACKERS, WHOLE
-    from rbsf.tracker.teachers.siamfc import load_tracker
+    from rbsf.tracker.weights import read_weights
 
-    net, model, info = load_tracker(weights)
+    net, model, info = read_weights(weights)
     if model in (*TRACKERS, *WHOLE):
         images = read_crops(video)
     else:
@@ -175,9 +175,9 @@ def export_onnx(weights: Path, out: Path, video: str | None) -> None:
     from rbsf.models import TRACKERS
     from rbsf.models.rbsf2 import RBSF2
     from rbsf.tools.onnx_about import about_classifier
-    from rbsf.tracker.teachers.siamfc import load_tracker
+    from rbsf.tracker.weights import read_weights
 
-    net, model, info = load_tracker(weights)
+    net, model, info = read_weights(weights)
     if isinstance(net, RBSF2):
         export_two_with_head(net, export_search(net), read_crops(video), out)
     elif model in TRACKERS:
@@ -280,9 +280,9 @@ def rounds_first_layer(weights: Path) -> bool:
     Raises the errors of `load_weights`.
     """
     from rbsf.models import TRACKERS
-    from rbsf.tracker.teachers.siamfc import load_tracker
+    from rbsf.tracker.weights import read_weights
 
-    return load_tracker(weights)[1] in TRACKERS
+    return read_weights(weights)[1] in TRACKERS
 
 
 def main(argv: list[str] | None = None) -> None:

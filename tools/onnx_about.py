@@ -15,7 +15,7 @@ from rbsf.tracker.anchor_free import MOST_CORRECTION, POSITION_STRIDE, SMALLEST,
 from rbsf.tracker.confidence import CONFIRMING, OFFSET, RATE, SLOPE
 from rbsf.tracker.flags import read_constants
 from rbsf.tracker.geometry import CONTEXT, EXEMPLAR_SIZE, SEARCH_SIZE, STRIDE
-from rbsf.tracker.siamfc import SIZE_LIMITS
+from rbsf.tracker.siamfc import SIZE_LIMITS, TrackerConfig
 
 About = dict[str, str]
 
@@ -61,7 +61,7 @@ def about_rbsf2() -> tuple[About, About]:
 
 def about_response(model: str) -> tuple[About, About]:
     """Metadata of the backbone and head of a tracker of SiamFC's form, with published constants."""
-    constants = _chosen(read_constants(find_constants("siamfc")), RESPONSE)
+    constants = _chosen(read_constants(find_constants("siamfc"), TrackerConfig), RESPONSE)
     constants |= {"size_limits": SIZE_LIMITS, "score_slope": SLOPE, "score_offset": OFFSET}
     constants |= {"score_rate": RATE, "score_confirming": CONFIRMING}
     response = "response [N, 1, rows, columns]: the template's products with each place, summed up"

@@ -22,7 +22,7 @@ from rbsf.tracker.geometry import (
     exemplar_side,
     exemplar_sides,
 )
-from rbsf.tracker.states import StateConfig
+from rbsf.tracker.states import StateConfig, check_shares
 from rbsf.tracker.target import Target
 
 POSITION_STRIDE = 16  # pixels of the search crop between neighbouring positions
@@ -37,13 +37,11 @@ class Answer(NamedTuple):
     """The output of a head for each position of a search region.
 
     `target`: probability that the target is there. `sides`: distances from the position to the
-    target's left, top, right and bottom sides, in crop pixels. `presence`: probability that the
-    target is anywhere in the region; None if the network has no such output.
+    target's left, top, right and bottom sides, in crop pixels.
     """
 
     target: np.ndarray  # [rows, columns]
     sides: np.ndarray  # [4, rows, columns]
-    presence: np.ndarray | None = None  # [rows, columns]
 
 
 class Network(Protocol):
@@ -77,9 +75,7 @@ class AnchorFreeConfig(StateConfig):
             raise ValueError(
                 f"score_shift={self.score_shift}: give a number from -{most} to {most}"
             )
-        for name in SHARES:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
+        check_shares(self, SHARES)
 
 
 # Constants of NanoTrack v3. It does not search for a lost target, and ignores the score.

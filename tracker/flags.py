@@ -87,21 +87,14 @@ def with_redetect(constants: Constants, redetect: str | None) -> Any:
     return replace(constants, redetect=redetect) if redetect else constants
 
 
-def name_of_constants(path: Path | None) -> str:
-    """The name of the constants of --constants in reports; empty for the tracker's own."""
-    return path.name if path else ""
+def read_constants(path: Path | None, kind: type[Constants]) -> Any:
+    """The constants of the class `kind` in a file, or its defaults if there is no file.
 
-
-def read_constants(path: Path | None, kind: type[Constants] | None = None) -> Any:
-    """The constants in a file, or the defaults if there is no file.
-
-    `kind`: class of the constants, by default SiamFC's. Raises FileNotFoundError for a missing
-    file, and ValueError that names file and key for a wrong file or another tracker's file.
+    Raises FileNotFoundError for a missing file, and ValueError that names file and key for a wrong
+    file or another tracker's file.
     """
-    from rbsf.tracker.siamfc import TrackerConfig
     from rbsf.train.config import read_yaml
 
-    kind = kind or TrackerConfig
     if not path:
         return kind()
     other = _most_known(path, kind)
@@ -129,9 +122,9 @@ def default_tracker(constants: Path | None) -> str:
 
 def _shipped_kinds() -> dict[type[Constants], str]:
     """The shipped 1-bit trackers, by the class of their constants."""
-    from rbsf.tracker.loading import BOXES, RESPONSES
+    from rbsf.tracker.loading import KINDS
 
-    return {kind.constants: kind.shipped for kind in (BOXES, RESPONSES)}
+    return {kind.constants: kind.shipped for kind in KINDS}
 
 
 def _most_known(path: Path, first: type[Constants]) -> type[Constants]:

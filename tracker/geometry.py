@@ -31,19 +31,19 @@ def box_around(
     return np.array([cx - (w - 1) / 2, cy - (h - 1) / 2, w, h], dtype=np.float64)
 
 
-def exemplar_side(size: Sequence[float] | np.ndarray, context: float = CONTEXT) -> float:
+def exemplar_side(size: Sequence[float] | np.ndarray) -> float:
     """Side, in image pixels, of the square around a target that is cropped to 127 pixels.
 
     `size` is the target's `(w, h)`. SiamFC, section 2.4: `s^2 = (w + 2p)(h + 2p)` with
-    `2p = context * (w + h)`.
+    `2p = CONTEXT * (w + h)`.
     """
-    return float(exemplar_sides(np.asarray(size, dtype=np.float64), context))
+    return float(exemplar_sides(np.asarray(size, dtype=np.float64)))
 
 
-def exemplar_sides(sizes: np.ndarray, context: float = CONTEXT) -> np.ndarray:
+def exemplar_sides(sizes: np.ndarray) -> np.ndarray:
     """The same for many targets: `sizes` `[2, ...]` gives an array `[...]`."""
     w, h = sizes
-    margin = context * (w + h)
+    margin = CONTEXT * (w + h)
     return np.sqrt((w + margin) * (h + margin))
 
 

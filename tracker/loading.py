@@ -33,21 +33,25 @@ class Kind(NamedTuple):
     tracker: type[SiamFC] | type[AnchorFree]
     packed: Callable[..., Any]  # a network in the packed engine, of a PackedModel and threads
     in_torch: Callable[..., Any]  # one in PyTorch, of a module, a device and a precision
-    try_out: Callable[[Any], None]  # raises RuntimeError or ValueError for an unfit network
+    try_out: Callable[[Any], object]  # raises RuntimeError or ValueError for an unfit network
 
 
 RESPONSES = Kind("rbsf", TrackerConfig, SiamFC, Engine, torch_backbone, try_backbone)
 BOXES = Kind("rbsf2", AnchorFreeConfig, AnchorFree, PackedNetwork, torch_network, try_network)
-KINDS = {"rbsf2": BOXES}  # by a model's name; all other models give features for RESPONSES
+KINDS = (BOXES, RESPONSES)
 
 
 def kind_of(path: str | Path) -> Kind:
-    """The kind of tracker in a file, packed or not, according to its header."""
+    """The kind of tracker in a file, packed or not, according to its header.
+
+    All models but RB-SF 2 give features, which RESPONSES compares.
+    """
     try:
         with safe_open(path, "numpy") as file:
-            return KINDS.get((file.metadata() or {}).get("model", ""), RESPONSES)
+            model = (file.metadata() or {}).get("model")
     except (OSError, SafetensorError):  # loading the file reports the error
         return RESPONSES
+    return BOXES if model == "rbsf2" else RESPONSES
 
 
 def constants_of(path: str | Path) -> type[Constants]:
@@ -79,7 +83,7 @@ def load_network(
     else:
         check_on_cpu(device)
         if precision != "float32":  # not an error, since float networks may run next to this one
-            note = f"the packed engine counts bits, --precision {precision} is PyTorch's"
+            note = f"the packed engine ignores --precision {precision}"
             print(f"{path}: {note}", file=sys.stderr)
         network = kind.packed(packed_model(path), threads or cores())
     try:
@@ -92,11 +96,11 @@ def load_network(
 def _in_torch(kind: Kind, path: Path, device: str, precision: str, threads: int | None) -> Any:
     import torch
 
-    from rbsf.tracker.teachers.siamfc import load_tracker
+    from rbsf.tracker.weights import read_weights
 
     if threads is not None:
         torch.set_num_threads(threads)
-    net, _, _ = load_tracker(path)
+    net, _, _ = read_weights(path)
     return kind.in_torch(net, device, precision)
 
 
@@ -104,7 +108,7 @@ def make_tracker(
     network: Backbone | Network, constants: Constants, name: str = ""
 ) -> SiamFC | AnchorFree:
     """A tracker of one target; `constants` are of the class that `constants_of` returns."""
-    kind = next(kind for kind in (RESPONSES, BOXES) if isinstance(constants, kind.constants))
+    kind = next(kind for kind in KINDS if isinstance(constants, kind.constants))
     named = {"name": name} if name else {}
     return kind.tracker(network, constants, **named)  # type: ignore[arg-type]
 

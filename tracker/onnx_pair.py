@@ -12,8 +12,7 @@ import numpy as np
 
 from rbsf.system.text import one_line
 from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFreeConfig, Answer
-from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE
-from rbsf.tracker.rbsf2 import answer_of
+from rbsf.tracker.rbsf2 import answer_of, try_network
 
 OWN_INPUTS = {"template", "features"}  # inputs of the heads that this project writes
 
@@ -29,11 +28,8 @@ def open_pair(backbone: str | Path, head: str | Path, threads: int = 1) -> OnnxP
     check_order(backbone, head, len(of_backbone), len(of_head))
     kind = RBSF2Pair if set(of_head) == OWN_INPUTS else OnnxPair
     network = kind(*sessions)
-    exemplar, region = (
-        np.zeros((size, size, 3), np.uint8) for size in (EXEMPLAR_SIZE, SEARCH_SIZE)
-    )
     try:
-        answer = network.answer(network.learn(exemplar), region)
+        answer = try_network(network)
     except Exception as error:  # ONNX Runtime has its own error classes
         raise ValueError(f"{backbone}, {head}: {one_line(error, 200)}") from None
     target, sides = answer.target.shape, answer.sides.shape

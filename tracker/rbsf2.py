@@ -95,12 +95,12 @@ def torch_network(net: nn.Module, device: str = "auto", precision: str = "float3
     return TorchNetwork(net.to(choose_device(device)))
 
 
-def try_network(network: Network) -> None:
-    """Raise RuntimeError or ValueError if a network finds no target's maps in empty crops."""
+def try_network(network: Network) -> Answer:
+    """A network's answer for empty crops. An unfit network raises RuntimeError or ValueError."""
     exemplar, region = (
         np.zeros((size, size, 3), np.uint8) for size in (EXEMPLAR_SIZE, SEARCH_SIZE)
     )
-    network.answer(network.learn(exemplar), region)
+    return network.answer(network.learn(exemplar), region)
 
 
 def answer_of(maps: np.ndarray) -> Answer:
@@ -112,8 +112,7 @@ def answer_of(maps: np.ndarray) -> Answer:
     if maps.ndim != 3 or len(maps) not in MAPS:
         raise ValueError(f"it gives {maps.shape}, expected (5 or 6, rows, columns)")
     wide = maps.astype(np.float64)
-    presence = _sigmoid(wide[5]) if len(wide) > 5 else None
-    return Answer(_sigmoid(wide[0]), np.exp(wide[1:5]), presence)
+    return Answer(_sigmoid(wide[0]), np.exp(wide[1:5]))
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

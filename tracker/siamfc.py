@@ -22,7 +22,7 @@ from rbsf.tracker.box_regression import BoxOffset, BoxRegression, stretch
 from rbsf.tracker.confidence import Confidence
 from rbsf.tracker.follower import Follower, Sighting
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, STRIDE, box_around, exemplar_side
-from rbsf.tracker.states import Result, StateConfig
+from rbsf.tracker.states import Result, StateConfig, check_shares
 from rbsf.tracker.target import Target
 from rbsf.tracker.template import Template, look_at
 
@@ -52,7 +52,7 @@ SIZE_LIMITS = (0.2, 5.0)  # smallest and largest size of the target, in sizes of
 class TrackerConfig(StateConfig):
     """Constants of the search.
 
-    All except those of memory and box are the published constants of SiamFC-3s.
+    All except those of memory, box and `StateConfig` are the published constants of SiamFC-3s.
     """
 
     scales: int = 3  # sizes tried per frame, odd
@@ -86,9 +86,7 @@ class TrackerConfig(StateConfig):
                 f"response_up={self.response_up}: give a whole number from 1 to {MOST_UP},"
                 " such as 16"
             )
-        for name in SHARES:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
+        check_shares(self, SHARES)
         if self.correlation not in CORRELATIONS:
             raise ValueError(
                 f"correlation={self.correlation!r}: give one of {', '.join(CORRELATIONS)}"

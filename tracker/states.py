@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -55,9 +56,7 @@ class StateConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError if a field is wrong; it names field, value and what is valid."""
-        for name in ("sure_score", "lost_score", "faint_score", "found_score"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: give a number from 0 to 1")
+        check_shares(self, ("sure_score", "lost_score", "faint_score", "found_score"))
         for name in ("lost_frames", "found_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give a whole number from 1")
@@ -67,6 +66,13 @@ class StateConfig:
             raise ValueError(
                 f"found_score={self.found_score}: give at least lost_score={self.lost_score}"
             )
+
+
+def check_shares(config: StateConfig, names: Iterable[str]) -> None:
+    """Raise ValueError if one of these constants is not from 0 to 1."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name}={getattr(config, name)}: give a number from 0 to 1")
 
 
 class StateMonitor:

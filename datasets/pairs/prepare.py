@@ -26,7 +26,7 @@ from rbsf.datasets.video.images import read_image
 from rbsf.datasets.video.sequences import Sequence, VideoSequence, check_broken, load_sequences
 from rbsf.datasets.video.sources import FramesInOrder, open_reader
 from rbsf.datasets.workers import start_worker
-from rbsf.system.text import printable
+from rbsf.system.text import listed, printable
 from rbsf.tracker.geometry import check_box
 
 MIN_TARGET = 8.0  # smallest sqrt(w * h) in pixels; smaller targets only show blur when enlarged
@@ -303,9 +303,7 @@ def _take_results(job: Job, results: Iterator[Result]) -> tuple[int, Faults]:
 def _say_changed(report: Report, out: Path) -> None:
     if not report.changed:
         return
-    names = ", ".join(report.changed[:3])
-    if len(report.changed) > 3:
-        names += ", ..."
+    names = listed(report.changed)
     what = f"{len(report.changed)} sequences have other boxes or frames than when they were cut out"
     tqdm.write(f"{out}: {what}, and are cut out again: {names}", file=sys.stderr)
 

@@ -13,7 +13,7 @@ import numpy as np
 from rbsf.datasets.video.images import list_images
 from rbsf.datasets.video.layouts import holds_sequences, is_video, warn_of_data
 from rbsf.datasets.video.sequences import MAX_PIXELS
-from rbsf.system.text import read_text
+from rbsf.system.text import listed, read_text
 
 
 def is_stills_folder(root: Path) -> bool:
@@ -37,8 +37,7 @@ def warn_of_images(root: Path) -> None:
     """Warn of images beside the sequences in `root`, since they are left out."""
     names = _loose_images(root)
     if names:
-        shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
-        left_out = f"{len(names)} images beside its sequences are left out: {shown}"
+        left_out = f"{len(names)} images beside its sequences are left out: {listed(names)}"
         warnings.warn(f"{root}: {left_out}; to use them, give them a folder", stacklevel=2)
 
 

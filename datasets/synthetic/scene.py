@@ -21,6 +21,7 @@ from rbsf.datasets.synthetic.textures import (
 GRAIN = 64  # pixels by which the sheet of noise is larger than the frame
 TINT = np.array([[0.8, 0.8, 0.8], [0.2, 0.0, -0.2]])  # RGB: brightness; change from warm to cold
 FROM_NEW_PIXELS = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # the map is from new pixels to old ones
+MARGIN = 8  # pixels around a figure that are painted with it
 OWN_RANGES = ("target", "scale", "distractors")  # settings whose range is not "0 or more"
 
 
@@ -114,7 +115,7 @@ class Actor:
 
         The sprite is smeared by `blur` frames of its motion.
         """
-        left, top, right, bottom = self._bounds(frame, margin=8)
+        left, top, right, bottom = self._bounds(frame)
         left, top = max(left, 0), max(top, 0)
         right, bottom = min(right, canvas.shape[1]), min(bottom, canvas.shape[0])
         if right <= left or bottom <= top:
@@ -130,9 +131,10 @@ class Actor:
         behind = cv2.multiply(patch, transparency, scale=1 / 255)
         cv2.add(layer[..., :3], behind, dst=patch)
 
-    def _bounds(self, frame: int, margin: int) -> tuple[int, int, int, int]:
+    def _bounds(self, frame: int) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of the figure, with MARGIN pixels on each side."""
         x, y, w, h = self.box(frame)
-        return int(x) - margin, int(y) - margin, int(x + w) + margin, int(y + h) + margin
+        return int(x) - MARGIN, int(y) - MARGIN, int(x + w) + MARGIN, int(y + h) + MARGIN
 
     def box(self, frame: int) -> np.ndarray:
         """Bounds of the whole figure as `x, y, w, h` float64, not clipped to the frame."""

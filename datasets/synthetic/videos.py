@@ -17,6 +17,8 @@ from rbsf.datasets.synthetic.scene import Scene, SceneConfig
 from rbsf.datasets.video.writer import VideoWriter
 from rbsf.system.files import write_atomically
 
+FPS = 25.0
+
 
 def make_sequence(
     seed: int,
@@ -57,7 +59,6 @@ def write_got10k(
     seed: int = 0,
     frames: int = 100,
     size: tuple[int, int] = (320, 240),
-    config: SceneConfig | None = None,
 ) -> None:
     """Write `count` videos as a GOT-10k split.
 
@@ -71,7 +72,7 @@ def write_got10k(
     (root / "list.txt").unlink(missing_ok=True)  # from an earlier split, which is overwritten
     for i, name in enumerate(tqdm(names, unit="video", desc=f"writing {root}")):
         _empty_of_frames(root / name)
-        _write_frames(root / name, make_sequence(seed + i, frames, size, config))
+        _write_frames(root / name, make_sequence(seed + i, frames, size))
     write_atomically(root / "list.txt", "".join(f"{name}\n" for name in names).encode())
 
 
@@ -93,20 +94,15 @@ def _write_frames(folder: Path, video: Iterator[tuple[np.ndarray, np.ndarray]]) 
 
 
 def write_video(
-    path: str | Path,
-    seed: int = 0,
-    frames: int = 200,
-    size: tuple[int, int] = (320, 240),
-    config: SceneConfig | None = None,
-    fps: float = 25.0,
+    path: str | Path, seed: int = 0, frames: int = 200, size: tuple[int, int] = (320, 240)
 ) -> None:
-    """Write `make_sequence(seed, ...)` as a video.
+    """Write `make_sequence(seed, ...)` as a video of FPS frames a second.
 
     The boxes are written beside it as `.txt`, with a line `x,y,w,h` for each frame.
     """
     path, boxes = Path(path), []
-    with VideoWriter(path, fps) as video:
-        sequence = make_sequence(seed, frames, size, config)
+    with VideoWriter(path, FPS) as video:
+        sequence = make_sequence(seed, frames, size)
         for image, box in tqdm(sequence, total=frames, unit="frame", desc=str(path)):
             video.write(image)
             boxes.append(box)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from rbsf.datasets.video.frames import VIDEO_SUFFIXES
 from rbsf.datasets.video.images import encodable, list_images, natural_key
-from rbsf.system.text import printable, read_text
+from rbsf.system.text import listed, printable, read_text
 
 SPLITS = ("train", "val", "test")
 # First and last annotated frame of OTB's sequences whose folder holds more (OTB's web page).
@@ -307,10 +307,9 @@ def warn_of_data(root: Path, others: Iterable[Path], taken: str) -> None:
     """
     names = sorted(path.name for path in others if _holds_frames(path))
     if names:
-        shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
         warnings.warn(
             f"{root}: {len(names)} beside its {taken} left out, which may be meant as data:"
-            f" {shown}",
+            f" {listed(names)}",
             stacklevel=2,
         )
 

@@ -9,18 +9,18 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from rbsf.eval.trackers.network import SHIPPED, NetworkSpec
+from rbsf.eval.trackers.network import NetworkSpec
 from rbsf.eval.trackers.onnx_pair import PairSpec
 from rbsf.eval.trackers.opencv import OpenCVSpec
 from rbsf.eval.trackers.own import OwnSpec
 from rbsf.eval.trackers.spec import Kind, Tracker, TrackerSpec
 from rbsf.eval.trackers.static import StaticSpec
+from rbsf.shipped import find_weights, shipped_trackers
 from rbsf.tracker.engines import choose_engine
-from rbsf.tracker.flags import name_of_constants, read_constants, with_redetect
+from rbsf.tracker.flags import read_constants, with_redetect
 from rbsf.tracker.loading import constants_of
 
 __all__ = [
-    "SHIPPED",
     "NetworkSpec",
     "Tracker",
     "TrackerSpec",
@@ -82,15 +82,15 @@ def parse_tracker(
     for kind in KINDS:
         if spec := kind.read(what, label):
             return spec
-    path = SHIPPED.get(what, Path(what))
+    path = find_weights(what)
     if not path.is_file():
-        forms = [*SHIPPED, *(form for kind in KINDS for form in kind.FORMS)]
+        forms = [*shipped_trackers(), *(form for kind in KINDS for form in kind.FORMS)]
         known = ", ".join(forms)
         raise FileNotFoundError(f"--tracker {what!r}: no such weights file; give one, or {known}")
     label = label or path.stem
     path, engine = choose_engine(path, engine)
     config = with_redetect(read_constants(constants, constants_of(path)), redetect)
-    names = [name_of_constants(constants), f"redetect {redetect}" if redetect else ""]
+    names = [constants.name if constants else "", f"redetect {redetect}" if redetect else ""]
     named = ", ".join(name for name in names if name)
     return NetworkSpec(label, (path,), named, precision, device, config, engine)
 

@@ -6,16 +6,13 @@ import re
 from dataclasses import dataclass, field
 
 from rbsf.eval.trackers.spec import Tracker, TrackerSpec
-from rbsf.shipped import shipped_trackers
 from rbsf.tracker.loading import Constants, load_network, make_tracker
 from rbsf.tracker.siamfc import TRACKER_VERSION, TrackerConfig
-
-SHIPPED = shipped_trackers()
 
 
 @dataclass(frozen=True)
 class NetworkSpec(TrackerSpec):
-    """A file of weights, or a key of `SHIPPED`."""
+    """A file of weights."""
 
     precision: str = "float32"
     device: str = "cpu"

@@ -31,6 +31,12 @@ def one_line(what: object, most: int | None = None) -> str:
     return " ".join(str(what).split())[:most]
 
 
+def listed(names: list[str], most: int = 3) -> str:
+    """The first `most` names, separated by commas, with dots if there are more."""
+    dots = ", ..." if len(names) > most else ""
+    return ", ".join(names[:most]) + dots
+
+
 def encode(text: str) -> bytes:
     """Text as UTF-8. Bytes of file names that are not UTF-8 become escapes, such as `\\udce9`."""
     return text.encode("utf-8", "backslashreplace")

@@ -322,6 +322,6 @@ class Loop:
         bar.write(f"epoch {self.epoch}: {', '.join(shown)}" + (f"; {left}" if left else ""))
 
     def _beside(self, name: str) -> str:
-        """Figures of other networks, such as " (still box 0.150, shipped rbsf 0.600)"."""
+        """Figures of other networks, such as " (the shipped RB-SF 0.600)"."""
         others = [f"{who} {own[name]:.3f}" for who, own in self.yardsticks.items() if name in own]
         return f" ({', '.join(others)})" if others else ""

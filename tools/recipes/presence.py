@@ -15,6 +15,7 @@ from rbsf.tracker.distill import presence_logits
 from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, target_crop
 from rbsf.weights import load_weights
 
+LOOKS = 5  # search regions of each sequence
 PRESENCE = "head.presence."  # names of the presence output's tensors begin with this
 
 
@@ -41,12 +42,12 @@ def with_presence(path: str) -> nn.Module:
 
 
 @torch.inference_mode()
-def presence_auc(net: nn.Module, sequences: list[Sequence], looks: int = 5) -> float:
+def presence_auc(net: nn.Module, sequences: list[Sequence]) -> float:
     """How often presence is higher around a template's own target than around another's.
 
     This is a share of the pairs of search regions, one around the template's own target and one
     around that of another sequence. The templates come from the first frames. The regions come from
-    `looks` frames of each sequence, around their true boxes.
+    LOOKS frames of each sequence, around their true boxes.
     """
     net.eval()
     device = next(net.parameters()).device
@@ -55,9 +56,9 @@ def presence_auc(net: nn.Module, sequences: list[Sequence], looks: int = 5) -> f
         return torch.from_numpy(np.stack(crops)).to(device).permute(0, 3, 1, 2)  # [N, 3, H, W]
 
     progress = tqdm(sequences, desc="crops", unit="sequence", leave=False)
-    crops = [_looks_at(sequence, looks) for sequence in progress]
+    crops = [_looks_at(sequence) for sequence in progress]
     regions = as_batch([region for _, around in crops for region in around])
-    owner = torch.arange(len(regions), device=device) // looks  # the sequence of each region
+    owner = torch.arange(len(regions), device=device) // LOOKS  # the sequence of each region
     own, other = [], []
     for number, (exemplar, _) in enumerate(crops):
         found = presence_logits(net, as_batch([exemplar] * len(regions)), regions)
@@ -66,10 +67,10 @@ def presence_auc(net: nn.Module, sequences: list[Sequence], looks: int = 5) -> f
     return float((torch.cat(own)[:, None] > torch.cat(other)).double().mean())
 
 
-def _looks_at(sequence: Sequence, looks: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The exemplar of the first frame that has a box, and search regions of `looks` others."""
+def _looks_at(sequence: Sequence) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The exemplar of the first frame that has a box, and search regions of LOOKS others."""
     frames = sequence.annotated()
-    chosen = np.linspace(0, len(frames) - 1, looks + 1).round().astype(int)
+    chosen = np.linspace(0, len(frames) - 1, LOOKS + 1).round().astype(int)
     first, *others = frames[chosen]
     regions = [target_crop(sequence.image(n), sequence.boxes[n], SEARCH_SIZE) for n in others]
     return target_crop(sequence.image(first), sequence.boxes[first], EXEMPLAR_SIZE), regions

@@ -20,7 +20,7 @@ from rbsf.tools.recipes.pairs import PairRecipe
 from rbsf.tools.recipes.siamese_config import TrainConfig, model_defaults
 from rbsf.tools.recipes.validation import validation, yardsticks
 from rbsf.tracker.task import SiameseTask
-from rbsf.tracker.teachers.siamfc import load_tracker
+from rbsf.tracker.weights import read_weights
 from rbsf.train import distributed
 from rbsf.train.config import changed
 from rbsf.train.device import dtype_of, place
@@ -155,7 +155,7 @@ def load_teacher(path: str) -> nn.Module:
 
     Raises ValueError for another network.
     """
-    teacher, model, _ = load_tracker(path)
+    teacher, model, _ = read_weights(path)
     if model != "siamfc":
         raise ValueError(f"{path}: a teacher must be a float network (siamfc), this is {model}")
     return teacher

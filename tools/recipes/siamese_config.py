@@ -59,10 +59,7 @@ class TrainConfig(PairConfig):
 
     @property
     def constants(self) -> TrackerConfig:
-        """Constants of tracking with the trained network.
-
-        They are the published ones, with the correlation that it was trained for.
-        """
+        """The tracker's own constants, with the correlation that the network was trained for."""
         return TrackerConfig(correlation="bits" if self.correlation_bits else "float")
 
     @property

@@ -61,7 +61,8 @@ def open_test(
     name, _, root = text.partition("=")
     if name not in BENCHMARKS:
         raise ValueError(f"--test {text!r}: write NAME=ROOT, NAME one of {', '.join(BENCHMARKS)}")
-    read_constants(constants)  # checked now, because trackers are only made after the trainings
+    # Checked now, because trackers are only made after the trainings.
+    read_constants(constants, TrackerConfig)
     place, split = find(name, Path(root) if root else None, out, None, every, frames)
     return EvalSet(name, place, split, out, workers or 0, constants)
 

@@ -53,18 +53,18 @@ class BoxWriter:
         if self._form.grows and time.monotonic() - self._written >= FLUSH_SECONDS:
             self._write()
 
-    def insert_column(self, name: str, place: int, value: float) -> None:
-        """Insert a column at `place` (from 0) into all rows so far, with the same value in each.
+    def name_targets(self) -> None:
+        """Give all rows so far a column `target` behind `time`, as a second target is coming.
 
-        Raises OSError if that fails; the file is then unchanged.
+        They are of target 1. Raises OSError if that fails; the file is then unchanged.
         """
         if self._size and self._form is FORMS[".csv"]:  # other formats have no columns
             so_far = csv.DictReader(io.StringIO(self._part.read_bytes().decode(*ENCODING)))
-            rows = [_inserted(row, name, place, value) for row in so_far]
+            rows = [_of_first_target(row) for row in so_far]
             data = self._form.text(rows, {}, True).encode(*ENCODING)
             write_atomically(self._part, data)
             self._size = len(data)
-        self._rows = [_inserted(row, name, place, value) for row in self._rows]
+        self._rows = [_of_first_target(row) for row in self._rows]
 
     def __exit__(self, *_: object) -> None:
         with self._held:
@@ -91,9 +91,10 @@ class BoxWriter:
         self._written = time.monotonic()
 
 
-def _inserted(row: dict[str, Any], name: str, place: int, value: float) -> dict[str, Any]:
+def _of_first_target(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the column `target` behind `frame` and `time`."""
     columns = list(row.items())
-    return dict([*columns[:place], (name, value), *columns[place:]])
+    return dict([*columns[:2], ("target", 1), *columns[2:]])
 
 
 def append(path: Path, text: str, size: int) -> None:

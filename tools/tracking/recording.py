@@ -133,7 +133,7 @@ class Recorder:
         """Name the target in all rows, earlier ones too, once there is a target other than 1."""
         if not self.named and list(results) != [1]:
             self.named = True
-            boxes.insert_column("target", 2, 1)
+            boxes.name_targets()
 
     def _rows(self, seconds: float | None, results: dict[int, Result]) -> list[Row]:
         if seconds is None:

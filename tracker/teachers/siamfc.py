@@ -1,10 +1,9 @@
-"""Reads float SiamFC weights that were published elsewhere, and our own weights."""
+"""Reads float SiamFC weights that were published elsewhere."""
 
 from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,30 +11,9 @@ from torch import Tensor, nn
 
 from rbsf.models import build
 from rbsf.torch_file import first_line, read_torch
-from rbsf.weights import checked, load_tensors, load_weights
+from rbsf.weights import load_tensors
 
 EPS = 1e-6  # epsilon of the batch-norms in siamfc-pytorch
-
-
-def load_tracker(path: str | Path) -> tuple[nn.Module, str, dict[str, Any]]:
-    """A network, its model's name and its metadata, as `load_weights` returns them.
-
-    `.safetensors` is our own format. Other files hold a float SiamFC: an `.npz` has `convN.weight`
-    and `convN.bias`, with batch-norms folded in; `.pth` and `.pt` have the state dict of a
-    siamfc-pytorch network. Raises FileNotFoundError for a missing file, ValueError for a damaged
-    file and for a file with pickled code.
-    """
-    path = Path(path)
-    if path.suffix == ".safetensors" or not path.is_file():
-        return load_weights(path)
-    readers = {".npz": _read_npz, ".pth": _read_pth, ".pt": _read_pth}
-    if path.suffix not in readers:
-        raise ValueError(
-            f"{path}: weights end in .safetensors, {', '.join(readers)}, not {path.suffix!r}"
-        )
-    return checked(readers[path.suffix](path), path), "siamfc", {}
-
-
 MOST_BYTES = 1 << 28  # limit for all arrays of an .npz; those of SiamFC have 9.4 MB
 
 
@@ -47,7 +25,8 @@ def _check_sizes(path: Path) -> None:
         raise ValueError(f"its arrays take {size:,} bytes, {MOST_BYTES:,} at most are read")
 
 
-def _read_npz(path: Path) -> nn.Module:
+def read_npz(path: Path) -> nn.Module:
+    """The SiamFC in a NumPy archive. Raises ValueError, naming the file, for any other file."""
     try:
         _check_sizes(path)
         with np.load(path, allow_pickle=False) as file:
@@ -80,7 +59,8 @@ def _read_npz(path: Path) -> nn.Module:
     return net
 
 
-def _read_pth(path: Path) -> nn.Module:
+def read_pth(path: Path) -> nn.Module:
+    """The SiamFC in a file of siamfc-pytorch; the errors are those of `read_npz`."""
     state = read_torch(
         path, "PyTorch file", "copy it again, or save the network's state_dict alone"
     )

@@ -151,7 +151,7 @@ def fingerprint(sequence: Sequence) -> str:
 
 def stamp(sequence: Sequence) -> str:
     """Digest like `fingerprint`, but of the files' sizes and times, so no file is read."""
-    return index.fingerprint([(_start(sequence), [Path(file) for file in sequence.files()])])[:16]
+    return index.stamp_of([(_start(sequence), [Path(file) for file in sequence.files()])])[:16]
 
 
 def _start(sequence: Sequence) -> str:

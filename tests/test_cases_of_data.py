@@ -293,7 +293,7 @@ def test_a_hidden_folder_beside_flat_images_is_no_class(tmp_path: Path) -> None:
 def test_an_image_of_two_classes_is_refused(tmp_path: Path) -> None:
     labels = flat_validation(tmp_path) / "val" / "val_annotations.txt"
     write_lines(labels, ["a.png\tred\t0", "b.png\tblue\t0", "a.png\tblue\t0"])
-    with pytest.raises(ValueError, match=r"val_annotations\.txt: image a is of two classes"):
+    with pytest.raises(ValueError, match=r"val_annotations\.txt: image a has two classes"):
         open_labelled("folder", tmp_path)
 
 

@@ -15,7 +15,7 @@ from requirements import needs
 from rbsf.models import TRACKERS
 from rbsf.shipped import CONFIGS
 from rbsf.tools.recipes.rbsf2 import DistillConfig
-from rbsf.tools.recipes.siamese_config import TrainConfig, read_config
+from rbsf.tools.recipes.siamese_config import SiameseConfig, read_config
 from rbsf.tools.train_rbsf import main
 from rbsf.tracker.flags import read_constants
 from rbsf.tracker.siamfc import TrackerConfig
@@ -28,7 +28,7 @@ def test_every_shipped_config_parses(path):
         needed = {"teacher": "b.onnx,h.onnx", "data": ["pairs.db"]}
         from_settings(DistillConfig, read_yaml(DistillConfig, path) | needed)
     else:
-        from_settings(TrainConfig, read_yaml(TrainConfig, path))
+        from_settings(SiameseConfig, read_yaml(SiameseConfig, path))
 
 
 SIAMFC = TrackerConfig(memory_share=0, box_share=0, sure_score=0, faint_score=0, redetect="off")
@@ -64,7 +64,7 @@ def test_flags_win_over_file_over_defaults(tmp_path):
 def test_written_settings_are_read_back(tmp_path):
     config = read_config(["--seed", "5", "--teacher", "t.npz"])
     write_yaml(config, tmp_path / "c.yaml")
-    assert from_settings(TrainConfig, read_yaml(TrainConfig, tmp_path / "c.yaml")) == config
+    assert from_settings(SiameseConfig, read_yaml(SiameseConfig, tmp_path / "c.yaml")) == config
     assert yaml.safe_load((tmp_path / "c.yaml").read_text())["seed"] == 5
 
 
@@ -127,22 +127,22 @@ def test_help_is_complete(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "GOT-10k" in text
-    for name, each in settings_of(TrainConfig).items():
+    for name, each in settings_of(SiameseConfig).items():
         assert "--" + name.replace("_", "-") in text
-        assert each.metadata["help"], name
+        assert each.help, name
     assert isinstance(CONFIGS, Path)
 
 
 def test_help_names_the_defaults_it_is_given_and_settings_are_those_given(capsys):
-    assert parse_config(TrainConfig, ["--seed", "5"], "", {"epochs": 71, "lr_real": 0.0}) == {
+    assert parse_config(SiameseConfig, ["--seed", "5"], "", {"epochs": 71, "lr_real": 0.0}) == {
         "seed": 5
     }
     with pytest.raises(SystemExit):
-        parse_config(TrainConfig, ["--help"], "", {"epochs": 71, "lr_real": 0.0})
+        parse_config(SiameseConfig, ["--help"], "", {"epochs": 71, "lr_real": 0.0})
     text = " ".join(capsys.readouterr().out.split())
     assert "epochs (default: 71)" in text
     assert "as they are at the start (default: 0.0)" in text
-    assert f"pairs in an epoch (default: {TrainConfig.pairs})" in text
+    assert f"pairs in an epoch (default: {SiameseConfig.pairs})" in text
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason=needs("make", "make is not installed"))

@@ -13,7 +13,7 @@ from rbsf.layers import binary_layers
 from rbsf.models import build
 from rbsf.tools.recipes import rbsf2
 from rbsf.tools.recipes.presence import with_presence
-from rbsf.tools.recipes.rbsf2 import read_settings
+from rbsf.tools.recipes.rbsf2 import read_config
 from rbsf.tools.train_rbsf import main
 from rbsf.tracker.anchor_free import AnchorFree, AnchorFreeConfig
 from rbsf.tracker.rbsf2 import TorchNetwork
@@ -160,7 +160,7 @@ def test_presence_of_another_network_is_refused(store: Path, tmp_path: Path) -> 
 def test_presence_is_looked_at_between_two_sequences(store: Path, tmp_path: Path) -> None:
     one = next(path for path in (store.parent / "videos" / "train").iterdir() if path.is_dir())
     flags = ["--data", str(store), "--presence-of", str(tmp_path / "other.safetensors")]
-    recipe = rbsf2.DistilledRecipe(read_settings([*flags, "--val", str(one)]), ALONE)
+    recipe = rbsf2.DistilledRecipe(read_config([*flags, "--val", str(one)]), ALONE)
     message = "holds one sequence; presence is looked at between two or more"
     with pytest.raises(ValueError, match=message):
         recipe.validation()
@@ -185,7 +185,7 @@ def test_mistakes_of_a_user_are_named(store: Path, pair: str, tmp_path: Path) ->
         ),
     ):
         with pytest.raises(ValueError, match=message):
-            read_settings(flags)
+            read_config(flags)
     with pytest.raises(FileNotFoundError, match=r"no file .*none\.safetensors"):
         run(store, "none.safetensors,none.safetensors", tmp_path / "run")
     with pytest.raises(ValueError, match="the order is BACKBONE,HEAD"):

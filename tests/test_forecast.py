@@ -17,7 +17,7 @@ from trainings import train_resnet
 from rbsf.datasets.video.sequences import load_sequences
 from rbsf.shipped import WEIGHTS
 from rbsf.tools.recipes.siamese import SiameseRecipe
-from rbsf.tools.recipes.siamese_config import TrainConfig
+from rbsf.tools.recipes.siamese_config import SiameseConfig
 from rbsf.tools.recipes.yardsticks import SHIPPED, STILL, kept, state_of, still_and_shipped
 from rbsf.tools.tables.studies import run_cell
 from rbsf.tools.train_rbsf import main
@@ -87,7 +87,7 @@ def test_pairs_lie_in_out_or_where_cache_says(store: Path, tmp_path: Path) -> No
     data = {"data": [str(store.parent / "videos")], "pairs": 8, "val_sequences": 0}
     for cache in (None, str(tmp_path / "cache")):
         run = tmp_path / f"run {cache is None}"
-        config = from_settings(TrainConfig, {"out": str(run), "cache": cache, **data})
+        config = from_settings(SiameseConfig, {"out": str(run), "cache": cache, **data})
         SiameseRecipe(config, ALONE).open()
         (cut,) = tmp_path.rglob("pairs-*.db")
         assert cut.parent == (run if cache is None else Path(cache))
@@ -97,15 +97,15 @@ def test_pairs_lie_in_out_or_where_cache_says(store: Path, tmp_path: Path) -> No
 def test_cells_of_a_table_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
     monkeypatch.setattr("rbsf.tools.tables.studies.run", lambda _, config: trained.append(config))
-    run_cell(TrainConfig(), tmp_path)
-    run_cell(TrainConfig(cache="mine"), tmp_path)
+    run_cell(SiameseConfig(), tmp_path)
+    run_cell(SiameseConfig(cache="mine"), tmp_path)
     assert [str(config.shared) for config in trained] == [str(tmp_path), "mine"]
-    assert TrainConfig(cache="mine").digest() == TrainConfig().digest()
+    assert SiameseConfig(cache="mine").digest() == SiameseConfig().digest()
 
 
 def test_the_shipped_float_network_teaches_where_it_fits(tmp_path: Path) -> None:
     def teacher_for(**settings: object) -> Path | None:
-        config = from_settings(TrainConfig, {"out": str(tmp_path / "run"), **settings})
+        config = from_settings(SiameseConfig, {"out": str(tmp_path / "run"), **settings})
         return SiameseRecipe(config, ALONE).shipped_teacher()
 
     shipped = WEIGHTS / "siamfc.safetensors"

@@ -37,7 +37,7 @@ from rbsf.eval.report import load_report
 from rbsf.eval.results import read_result
 from rbsf.models import build
 from rbsf.tools.compare import compare, name_entries
-from rbsf.tools.recipes.siamese_config import TrainConfig
+from rbsf.tools.recipes.siamese_config import SiameseConfig
 from rbsf.tracker.flags import read_constants
 from rbsf.tracker.siamfc import TrackerConfig
 from rbsf.train.checkpoint import load_checkpoint, save_checkpoint
@@ -146,7 +146,7 @@ PARSERS: dict[str, Parser] = {
     ),
     "config.yaml": Parser(
         lambda path: path.write_text("epochs: 2\nseed: 1\nmethod: rbcn\nteacher: a.pth\n"),
-        lambda path: from_settings(TrainConfig, read_yaml(TrainConfig, path)),
+        lambda path: from_settings(SiameseConfig, read_yaml(SiameseConfig, path)),
     ),
     "constants.yaml": Parser(
         lambda path: path.write_text("scale_step: 1.03\nwindow_influence: 0.2\n"),

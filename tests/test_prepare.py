@@ -16,7 +16,7 @@ from rbsf.datasets.pairs import prepare as module
 from rbsf.datasets.pairs.crop_store import CropStore, CropWriter
 from rbsf.datasets.pairs.prepare import prepare, select_frames
 from rbsf.datasets.pairs.stills import read_stills
-from rbsf.datasets.pairs.training_data import find_held_out, open_training_data
+from rbsf.datasets.pairs.training_data import find_held_out, hold_out, open_stores
 from rbsf.datasets.video import sources
 from rbsf.datasets.video.sequences import load_sequences
 
@@ -424,26 +424,26 @@ class TestTrainingData:
             (tmp_path / "tracks" / f"clip_{number}.avi").symlink_to(tmp_path / "raw" / "clip.avi")
             boxes = f"30,30,{30 + number},30\n" * 6
             (tmp_path / "tracks" / f"clip_{number}.txt").write_text(boxes)
-        stores, _ = open_training_data([tmp_path / "tracks"], tmp_path / "cache")
+        stores = open_stores([tmp_path / "tracks"], tmp_path / "cache")
         first = load_sequences(tmp_path / "tracks")[:1]
         assert find_held_out(stores, first) == [(0, 0), (0, 1)]
 
     def test_one_process_prepares_and_the_others_open(self, videos, tmp_path, capsys):
         with pytest.raises(FileNotFoundError, match="no such crop store"):
-            open_training_data([videos], tmp_path / "cache", prepare_missing=False)
+            open_stores([videos], tmp_path / "cache", prepare_missing=False)
         assert not (tmp_path / "cache").exists()
         assert capsys.readouterr().out == ""
-        (first,), _ = open_training_data([videos], tmp_path / "cache")
+        (first,) = open_stores([videos], tmp_path / "cache")
         before = first.path.read_bytes()
         with CropWriter(first.path):
-            (other,), _ = open_training_data([videos], tmp_path / "cache", prepare_missing=False)
+            (other,) = open_stores([videos], tmp_path / "cache", prepare_missing=False)
         assert (other.path, other.names) == (first.path, ("car", "dog"))
         assert first.path.read_bytes() == before
 
     def test_corrected_boxes_are_trained_on(self, videos, tmp_path):
-        (before,), _ = open_training_data([videos], tmp_path / "cache")
+        (before,) = open_stores([videos], tmp_path / "cache")
         (videos / "car" / "groundtruth.txt").write_text("20,20,60,20\n" * 5)
-        (after,), _ = open_training_data([videos], tmp_path / "cache")
+        (after,) = open_stores([videos], tmp_path / "cache")
         assert (before.path, before.names) == (after.path, after.names[::-1])
         assert before.sizes[0, 0] < after.sizes[-1, 0]
 
@@ -452,7 +452,7 @@ class TestTrainingData:
         write_video(other, "car", ["22,20,30,20"] * 5)
         shutil.copytree(videos, copy)
         (tmp_path / "link").symlink_to(videos)
-        stores, _ = open_training_data([videos, other], tmp_path / "cache")
+        stores = open_stores([videos, other], tmp_path / "cache")
         assert stores[0].names == ("car", "dog", "car")
         for root, rows in (
             (videos, [(0, 0), (0, 1)]),
@@ -466,44 +466,44 @@ class TestTrainingData:
         db.close()
         assert find_held_out([CropStore(stores[0].path)], load_sequences(other)) == [(0, 0), (0, 2)]
 
-    def test_validation_that_is_nowhere_is_named_though_none_is_asked_for(self, videos, tmp_path):
-        message = r"--val .*typo does not exist; give a folder of sequences"
-        with pytest.raises(FileNotFoundError, match=message):
-            open_training_data([videos], tmp_path / "cache", tmp_path / "typo", 0)
-
     def test_broken_sequences_stop_it_or_are_left_out(self, videos, tmp_path, capsys):
-        good = tmp_path / "good"
+        good, cache = tmp_path / "good", tmp_path / "cache"
         shutil.copytree(videos, good)
         break_some(videos)
-        for data, val in (([videos], None), ([good], videos)):
-            with pytest.raises(ValueError, match=r"broken sequences: 2: .* --skip-broken"):
-                open_training_data(data, tmp_path / "cache", val)
-            capsys.readouterr()
-            _, sequences = open_training_data(data, tmp_path / "cache", val, skip_broken=True)
-            assert [sequence.name for sequence in sequences] == (["dog"] if val else [])
-            assert capsys.readouterr().err.count("warning: left out: ") == 2
-            open_training_data(
-                data, tmp_path / "cache", val, skip_broken=True, prepare_missing=False
-            )
-            assert capsys.readouterr().err == ""
+        message = r"broken sequences: 2: .* --skip-broken"
+        with pytest.raises(ValueError, match=message):
+            open_stores([videos], cache)
+        with pytest.raises(ValueError, match=message):
+            hold_out([good], cache, videos, 4)
+        capsys.readouterr()
+        open_stores([videos], cache, skip_broken=True)
+        assert capsys.readouterr().err.count("warning: left out: ") == 2
+        assert hold_out([videos], cache, None, 4, skip_broken=True) == []
+        assert capsys.readouterr().err == ""
+        (sequence,) = hold_out([good], cache, videos, 4, skip_broken=True)
+        assert sequence.name == "dog"
+        assert capsys.readouterr().err.count("warning: left out: ") == 2
+        hold_out([good], cache, videos, 4, skip_broken=True, prints=False)
+        open_stores([videos], cache, skip_broken=True, prepare_missing=False)
+        assert capsys.readouterr().err == ""
 
     def test_synthetic_videos_are_made_by_one_process_only(self, tmp_path):
         with pytest.raises(FileNotFoundError):
-            open_training_data([], tmp_path / "cache", prepare_missing=False)
+            open_stores([], tmp_path / "cache", prepare_missing=False)
         assert not (tmp_path / "cache").exists()
 
     def test_says_that_stores_alone_give_no_validation(self, videos, tmp_path, capsys):
         store = tmp_path / "pairs.db"
         prepare([videos], store, progress=False)
         capsys.readouterr()
-        assert open_training_data([store], tmp_path)[1] == []
+        assert hold_out([store], tmp_path, None, 4) == []
         assert capsys.readouterr().out.splitlines() == [
             "no validation during training: the data have no sequences to spare for it; "
             "give some with --val PATH"
         ]
-        assert len(open_training_data([store], tmp_path, videos)[1]) == 2
-        open_training_data([store], tmp_path, val_count=0)
-        open_training_data([store], tmp_path, prepare_missing=False)
+        assert len(hold_out([store], tmp_path, videos, 4)) == 2
+        hold_out([store], tmp_path, None, 0)
+        hold_out([store], tmp_path, None, 4, prints=False)
         assert capsys.readouterr().out == ""
 
 

@@ -20,7 +20,7 @@ from rbsf.eval.evaluation import Benchmark
 from rbsf.eval.results import Run
 from rbsf.eval.trackers import parse_tracker
 from rbsf.tools import reproduce
-from rbsf.tools.recipes.siamese_config import TrainConfig, read_config
+from rbsf.tools.recipes.siamese_config import SiameseConfig, read_config
 from rbsf.tools.tables import studies
 from rbsf.tools.tables.tracker_studies import finish, open_test
 from rbsf.tracker.siamfc import TrackerConfig
@@ -182,7 +182,7 @@ def test_missing_constants_are_named_before_the_training(flags, otb, tmp_path):
 
 
 def test_a_training_is_known_by_what_decides_its_result(store, teacher, tmp_path):
-    config = TrainConfig(data=[str(store)], teacher=str(teacher))
+    config = SiameseConfig(data=[str(store)], teacher=str(teacher))
     name = config.folder_name()
     (tmp_path / "moved").mkdir()
     for file in (store, teacher):
@@ -192,11 +192,11 @@ def test_a_training_is_known_by_what_decides_its_result(store, teacher, tmp_path
         "teacher": str(tmp_path / "moved" / teacher.name),
     }
     undecisive = {"workers": 7, "val_frames": 9, "out": "elsewhere"}
-    assert from_settings(TrainConfig, moved | undecisive).folder_name() == name
+    assert from_settings(SiameseConfig, moved | undecisive).folder_name() == name
     for other in ({"seed": 1}, {"lr_c": 0.5}, {"data_share": 0.5}):
-        assert from_settings(TrainConfig, moved | other).folder_name() != name
+        assert from_settings(SiameseConfig, moved | other).folder_name() != name
     (tmp_path / "moved" / teacher.name).write_bytes(b"another network")
-    assert TrainConfig(**moved).folder_name() != name
+    assert SiameseConfig(**moved).folder_name() != name
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_every_shipped_table_lists_commands_that_train_its_rows(
 
 def test_configs_of_models_name_their_model():
     flags = ["--config", str(reproduce.CONFIGS / "siamfc.yaml")]
-    assert parse_config(TrainConfig, flags, "")["model"] == "siamfc"
+    assert parse_config(SiameseConfig, flags, "")["model"] == "siamfc"
 
 
 @pytest.mark.parametrize(

@@ -305,7 +305,7 @@ def test_a_resume_refuses_other_data_and_another_teacher(flag, value, message, r
 
 def test_a_resume_takes_data_that_moved(run, store, tmp_path):
     moved = shutil.copy(store, tmp_path)
-    with pytest.warns(UserWarning, match=rf"data was {store}; {moved} is taken for the same"):
+    with pytest.warns(UserWarning, match=rf"data was {store}; {moved} is assumed identical"):
         assert resume(run, "--epochs", "2", "--data", moved) == 0
     assert yaml.safe_load((run / "config.yaml").read_text())["data"] == [moved]
 

@@ -6,7 +6,7 @@ import pytest
 from requirements import case
 
 from rbsf.system.yaml_file import read_yaml_file
-from rbsf.tools.recipes.siamese_config import TrainConfig
+from rbsf.tools.recipes.siamese_config import SiameseConfig
 from rbsf.tracker.flags import read_constants
 from rbsf.train.config import parse_config, read_yaml
 
@@ -43,7 +43,7 @@ def test_bad_files_get_one_line(kind, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(ValueError) as error:
-        read_yaml(TrainConfig, path)
+        read_yaml(SiameseConfig, path)
     assert str(error.value).startswith(str(path))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
@@ -59,7 +59,7 @@ def test_encodings(tmp_path):
         read_yaml_file(path)
 
 
-@pytest.mark.parametrize("read", [read_constants, lambda path: read_yaml(TrainConfig, path)])
+@pytest.mark.parametrize("read", [read_constants, lambda path: read_yaml(SiameseConfig, path)])
 def test_aliases_of_aliases(read):
     path = case("hostile") / "yaml_laughs_value.yaml"
     with pytest.raises(ValueError, match=r"value\.yaml: not YAML \(line 3: an alias"):
@@ -68,4 +68,4 @@ def test_aliases_of_aliases(read):
 
 def test_flags_are_finite_numbers():
     with pytest.raises(ValueError, match="exemplar_shift is nan; give a finite number"):
-        parse_config(TrainConfig, ["--exemplar-shift", "nan"], "")
+        parse_config(SiameseConfig, ["--exemplar-shift", "nan"], "")

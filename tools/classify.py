@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.datasets.images.published import CHECKS
 from rbsf.shipped import CLASSIFIER, find_weights
 from rbsf.system.files import write_atomically
 from rbsf.system.flags import make_parser
@@ -30,6 +31,7 @@ from rbsf.system.program import (
     run,
     thread_count,
 )
+from rbsf.tracker import ENGINES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,7 +99,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--engine",
-        choices=("auto", "packed", "torch"),
+        choices=ENGINES,
         default="auto",
         help="Run it in the packed engine or in PyTorch; auto runs packed files packed and all"
         " others in PyTorch",
@@ -118,7 +120,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--check",
-        choices=("auto", "strict", "off"),
+        choices=CHECKS,
         default="auto",
         help="Compare the files of the data set with their published checksums: strict always, off"
         " never, auto where a file has the published size",
@@ -258,7 +260,7 @@ def list_images(path: Path) -> list[Path]:
     Warns of files there that are no known images. Raises FileNotFoundError if the path does not
     exist, and ValueError if a folder has no image.
     """
-    from rbsf.datasets.video.images import IMAGE_SUFFIXES, warn_of_other_files
+    from rbsf.datasets.video.images import IMAGE_SUFFIXES, is_image, warn_of_other_files
 
     def is_hidden(file: Path) -> bool:
         return any(part.startswith(".") for part in file.relative_to(path).parts)
@@ -268,7 +270,7 @@ def list_images(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     files = sorted(file for file in path.rglob("*") if not is_hidden(file) and file.is_file())
-    found = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    found = list(filter(is_image, files))
     if not found:
         raise ValueError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     warn_of_other_files(path, [str(file.relative_to(path)) for file in files])

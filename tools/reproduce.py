@@ -182,10 +182,10 @@ def list_cells(table: Study, seeds: list[int], out: Path) -> None:
 def command(config: Any, folder: Path) -> str:
     """The command that trains the cell alone."""
     from rbsf.tools.recipes.classifier_config import defaults_of
-    from rbsf.tools.recipes.siamese_config import TrainConfig, model_defaults
+    from rbsf.tools.recipes.siamese_config import SiameseConfig, model_defaults
     from rbsf.train.config import as_settings, settings_of
 
-    if isinstance(config, TrainConfig):  # its program starts from the file of its model
+    if isinstance(config, SiameseConfig):  # its program starts from the file of its model
         defaults = model_defaults(config.model)
         words = ["python", "tools/train_rbsf.py", "--out", str(folder), "--model", config.model]
     else:

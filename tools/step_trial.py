@@ -19,6 +19,7 @@ from rbsf.shipped import CONFIGS
 from rbsf.tools.recipes.classifier import ClassifierRecipe
 from rbsf.tools.recipes.classifier_config import ClassifierConfig
 from rbsf.train.config import changed, from_settings, read_yaml
+from rbsf.train.device import name_of
 from rbsf.train.distributed import ALONE, Process
 from rbsf.train.rectify import Rectifier
 from rbsf.weights import save_weights
@@ -74,7 +75,7 @@ class Trial:
 
     def _build(self, precision: torch.dtype) -> Rectifier:
         """Make the networks on the CPU, so that they are the same everywhere, then move them."""
-        config = changed(self.config, precision=str(precision).removeprefix("torch."))
+        config = changed(self.config, precision=name_of(precision))
         images = made_up_images(config.images)
         self._recipe = ClassifierRecipe(config, ALONE, (images, images))
         on_cpu = self._rectifier(self._recipe)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rbsf.tracker.engines import PRECISIONS
+from rbsf.tracker import PRECISIONS
 from rbsf.tracker.geometry import EXEMPLAR_SIZE
 from rbsf.tracker.siamfc import Backbone
 

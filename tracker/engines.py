@@ -7,9 +7,7 @@ from pathlib import Path
 
 from rbsf.engine.file import packed_kind, read_packed
 from rbsf.engine.graph import PackedModel
-
-PRECISIONS = ("float32", "bfloat16")
-ENGINES = ("auto", "packed", "torch")
+from rbsf.tracker import ENGINES
 
 
 def check_on_cpu(device: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rbsf.shipped import DEFAULT, find_constants, find_weights
 from rbsf.system.flags import Flags
 from rbsf.system.program import thread_count
+from rbsf.tracker import ENGINES, PRECISIONS
 from rbsf.tracker.states import REDETECT
 
 if TYPE_CHECKING:
@@ -39,14 +40,14 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
     )
     flags.add_argument(
         "--engine",
-        choices=("auto", "packed", "torch"),
+        choices=ENGINES,
         default="auto",
         help="Run the network in the packed engine, which counts bits on the CPU, or in PyTorch;"
         " auto takes the packed engine for packed files, which the shipped weights are",
     )
     flags.add_argument(
         "--precision",
-        choices=("float32", "bfloat16"),
+        choices=PRECISIONS,
         default="float32",
         help="Let PyTorch compute with numbers of 32 or of 16 bits; bfloat16 is faster on GPUs and"
         " on CPUs with AMX; the packed engine takes no notice",

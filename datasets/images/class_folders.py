@@ -27,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rbsf.datasets.images.in_files import FolderData
-from rbsf.datasets.video.images import IMAGE_SUFFIXES, encodable, warn_of_other_files
+from rbsf.datasets.video.images import encodable, is_image, list_images, warn_of_other_files
 from rbsf.system.text import read_text
 
 PLACES = (".", "ILSVRC/Data/CLS-LOC", "tiny-imagenet-200")
@@ -152,8 +152,8 @@ def _images_below(folder: Path, name: str) -> list[str]:
         inside = sorted(n for n in names if real not in seen and not n.startswith("."))
         seen.add(real)
         below = Path(place).relative_to(folder).as_posix()
-        found += [f"{below}/{n}" for n in inside if _is_image(n)]
-        others += [n for n in inside if not _is_image(n)]
+        found += [f"{below}/{n}" for n in inside if is_image(n)]
+        others += [n for n in inside if not is_image(n)]
     warn_of_other_files(folder / name, others)
     return found
 
@@ -165,13 +165,8 @@ def _images(folder: Path, below: str) -> list[str]:
     """
     if not (folder / below).is_dir():
         return []
-    names = sorted(entry.name for entry in os.scandir(folder / below) if not entry.is_dir())
-    prefix = "" if below == "." else f"{below}/"
-    return [f"{prefix}{name}" for name in names if _is_image(name)]
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+    names = sorted(list_images(folder / below))
+    return names if below == "." else [f"{below}/{name}" for name in names]
 
 
 def _warn_of_loose_images(folder: Path) -> None:
@@ -222,8 +217,9 @@ def _refuse_any(path: Path, images: set[str], fault: str) -> None:
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank."""
-    return [line for line in read_text(path).splitlines() if line.strip()]
+    """The lines of a text file that are not blank, without white space around them."""
+    lines = map(str.strip, read_text(path).splitlines())
+    return [line for line in lines if line]
 
 
 def _pairs(path: Path, lines: Iterable[str], separator: str | None) -> dict[str, str]:
@@ -239,7 +235,7 @@ def _pairs(path: Path, lines: Iterable[str], separator: str | None) -> dict[str,
             raise ValueError(f"{path}: no image and class in the line {line[:60]!r}")
         name, label = Path(image).stem, words[0]
         if labels.setdefault(name, label) != label:
-            raise ValueError(f"{path}: image {name} is of two classes; leave one line")
+            raise ValueError(f"{path}: image {name} has two classes; keep one line")
     return labels
 
 
@@ -250,21 +246,17 @@ def _ground_truth(path: Path) -> list[str]:
             f"{path} has numbers of classes; {synsets}, which names them, is missing"
         )
     names = {words[1]: words[0] for words in map(str.split, _lines(synsets)) if len(words) > 1}
-    numbers = _stripped_lines(path)
+    numbers = _lines(path)
     unknown = sorted(set(numbers) - names.keys())
     if unknown:
         raise ValueError(f"{path}: class {unknown[0][:40]!r} is not in {synsets}")
     return [names[number] for number in numbers]
 
 
-def _stripped_lines(path: Path) -> list[str]:
-    return list(map(str.strip, _lines(path)))
-
-
 READERS: dict[str, Callable[[Path], dict[str, str] | list[str]]] = {
     "val_annotations.txt": lambda path: _pairs(path, _lines(path), None),
     "LOC_val_solution.csv": lambda path: _pairs(path, _lines(path)[1:], ","),
-    "imagenet_2012_validation_synset_labels.txt": _stripped_lines,
+    "imagenet_2012_validation_synset_labels.txt": _lines,
     "ILSVRC2012_validation_ground_truth.txt": _ground_truth,
 }
 

@@ -18,66 +18,78 @@ from rbsf.system.text import encode
 # Most crops of one sequence, evenly spaced. More of one target teach little and take 16 kB each.
 MAX_CROPS = 200
 HELD_OUT = 4  # at most 1/HELD_OUT of the sequences is held out
-# The videos that are made if no data is given.
-SYNTHETIC = {"count": 40, "frames": 60, "size": (320, 240), "seed": 1}
+SYNTHETIC_FOLDER = "synthetic"  # in the cache: the videos that are made if no data is given
 
 
-def open_training_data(
-    data: list[Path],
-    cache: Path,
-    val: Path | None = None,
-    val_count: int = 4,
-    *,
-    skip_broken: bool = False,
-    prepare_missing: bool = True,
-) -> tuple[list[CropStore], list[Sequence]]:
-    """Open `data` as crop stores, and sequences to validate on.
+def open_stores(
+    data: list[Path], cache: Path, *, skip_broken: bool = False, prepare_missing: bool = True
+) -> list[CropStore]:
+    """Open `data` as crop stores.
 
     `data`: crop stores (`.db`), sequence roots of any layout, and folders of stills; if it is
     empty, synthetic videos. Whatever is not a store is cropped into one in the folder `cache`,
-    once. Up to `val_count` validation sequences come from the root `val`. Without `val` they are
-    spread evenly over the roots in `data` and are at most a fourth of their sequences; if none can
-    be spared, a message says so. With `skip_broken`, broken sequences are left out, with a warning
-    for each. If there are several processes, one calls this first. The others call it afterwards,
-    with `prepare_missing=False`: they open what the first made, write nothing and print nothing.
-    Raises ValueError or FileNotFoundError, naming the path, for data that cannot be used.
+    once. With `skip_broken`, broken sequences are left out, with a warning for each. If there are
+    several processes, one calls this first. The others call it afterwards, with
+    `prepare_missing=False`: they open what the first made, and print nothing. Raises ValueError or
+    FileNotFoundError, naming the path, for data that cannot be used.
     """
-    if val and not val.exists():  # an error even if no sequence of it is needed
-        raise FileNotFoundError(f"--val {val} does not exist; give a folder of sequences")
-    if not data:
-        data = [_synthetic(cache, prepare_missing)]
-    stores = [CropStore(path) for path in data if path.suffix == ".db"]
-    folders = [path for path in data if path.suffix != ".db"]
+    stores, folders = _divide(data or [_synthetic(cache, prepare_missing)])
+    opened = [CropStore(path) for path in stores]
     if folders:
         store = _store_of(folders, cache)
         if prepare_missing:
-            _prepare(folders, store, skip_broken)
-        stores.append(CropStore(store))
-    if val_count == 0:
-        return stores, []
+            prepare(
+                folders, store, max_per_sequence=MAX_CROPS, workers=cores(), skip_broken=skip_broken
+            )
+        opened.append(CropStore(store))
+    return opened
+
+
+def hold_out(
+    data: list[Path],
+    cache: Path,
+    val: Path | None,
+    count: int,
+    *,
+    skip_broken: bool = False,
+    prints: bool = True,
+) -> list[Sequence]:
+    """Up to `count` sequences to validate on, of the root `val`.
+
+    Without `val` they are spread evenly over the roots that `open_stores` made stores of, and are
+    at most a fourth of their sequences; if none can be spared, a message says so. With
+    `skip_broken`, broken sequences of `val` are left out, with a warning for each. Without
+    `prints`, as in all processes but one, nothing is printed. Raises ValueError or
+    FileNotFoundError, naming the path, for sequences that cannot be used.
+    """
+    if count == 0:
+        return []
     if val:
         broken: dict[str, str] = {}
         sequences = load_sequences(val, broken=broken)
-        if prepare_missing:
+        if prints:
             check_broken(list(broken.values()), skip_broken)
-        held_out = _spread(sequences, min(val_count, len(sequences)))
+        held_out = _spread(sequences, min(count, len(sequences)))
     else:
+        _, folders = _divide(data or [cache / SYNTHETIC_FOLDER])
         sequences = _load_whole(folders)
-        held_out = _spread(sequences, min(val_count, len(sequences) // HELD_OUT))
-    if not held_out and prepare_missing:
+        held_out = _spread(sequences, min(count, len(sequences) // HELD_OUT))
+    if not held_out and prints:
         why = "the data have no sequences to spare for it"
         print(f"no validation during training: {why}; give some with --val PATH")
-    return stores, held_out
+    return held_out
+
+
+def _divide(data: list[Path]) -> tuple[list[Path], list[Path]]:
+    """The crop stores among the paths in `data`, and the folders."""
+    stores = [path for path in data if path.suffix == ".db"]
+    return stores, [path for path in data if path not in stores]
 
 
 def _store_of(folders: list[Path], cache: Path) -> Path:
     """Where the crops of these folders are stored."""
     key = "|".join(str(path.resolve()) for path in folders)
     return cache / f"pairs-{hashlib.sha256(encode(key)).hexdigest()[:8]}.db"
-
-
-def _prepare(folders: list[Path], store: Path, skip_broken: bool) -> None:
-    prepare(folders, store, max_per_sequence=MAX_CROPS, workers=cores(), skip_broken=skip_broken)
 
 
 def _load_whole(folders: list[Path]) -> list[Sequence]:
@@ -131,7 +143,7 @@ def _synthetic(cache: Path, make: bool) -> Path:
     """
     from rbsf.datasets.synthetic.videos import write_got10k
 
-    root = cache / "synthetic"
+    root = cache / SYNTHETIC_FOLDER
     if make and not (root / "train" / "list.txt").is_file():
-        write_got10k(root / "train", **SYNTHETIC)  # type: ignore[arg-type]
+        write_got10k(root / "train", count=40, seed=1, frames=60)
     return root

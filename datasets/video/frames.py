@@ -12,6 +12,7 @@ from rbsf.datasets.video.images import (
     IMAGE_SUFFIXES,
     count_pictures,
     find_images,
+    is_image,
     is_pattern,
     list_images,
     read_image,
@@ -55,7 +56,7 @@ def open_frames(source: str | Path) -> Frames:
     if path.is_file():
         if path.suffix.lower() == ".mpo":
             _refuse_many(path)
-        return _open_image(path) if path.suffix.lower() in IMAGE_SUFFIXES else open_video(path)
+        return _open_image(path) if is_image(path) else open_video(path)
     if text.isdecimal():
         return open_camera(int(text))
     if URL.match(text) or path.exists():  # other existing paths are pipes
@@ -75,7 +76,7 @@ def _open_folder(path: Path) -> Frames:
 
 def _refuse_many(path: Path) -> None:
     """Raise ValueError for a JPEG of several pictures, of which OpenCV and FFmpeg read one."""
-    count = jpeg.count_pictures(path)
+    count = jpeg.count_jpegs(path)
     if count > 1:
         raise ValueError(
             f"image {path} holds {count} pictures, of which only the first can be read; save each"
@@ -96,7 +97,7 @@ def _open_image(path: Path) -> Frames:
 
 
 def _open_images(name: str, paths: Sequence[Path]) -> Frames:
-    files = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+    files = list(filter(is_image, paths))
     if not files:
         raise ValueError(f"{name} holds no images; looked for {', '.join(IMAGE_SUFFIXES)}")
     warn_of_mixture(name, files)

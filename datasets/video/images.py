@@ -226,15 +226,18 @@ def natural_key(name: str) -> list[tuple[int, str]]:
     ]
 
 
+def is_image(path: str | Path) -> bool:
+    """Whether a file is an image, by the end of its name."""
+    return str(path).lower().endswith(IMAGE_SUFFIXES)
+
+
 def list_images(folder: str | Path) -> list[str]:
     """Names of the image files in `folder`, in natural order; empty if there are none.
 
     Hidden files and folders are left out.
     """
     names = [
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.is_dir()
+        entry.name for entry in os.scandir(folder) if is_image(entry.name) and not entry.is_dir()
     ]
     return sorted((name for name in names if not name.startswith(".")), key=natural_key)
 

@@ -55,7 +55,7 @@ def _home() -> Path:
         return Path(tempfile.gettempdir())
 
 
-def fingerprint(descriptions: Iterable[tuple[str, list[Path]]]) -> str:
+def stamp_of(descriptions: Iterable[tuple[str, list[Path]]]) -> str:
     """Digest of descriptions, and of the state of the files and folders they were read from.
 
     A folder's time changes when a frame is added or removed, so no folder has to be listed.

@@ -48,7 +48,7 @@ def decode_jpeg(data: np.ndarray, flags: int) -> tuple[np.ndarray | None, str]:
     return image, "" if harmless else complaint
 
 
-def count_pictures(path: Path) -> int:
+def count_jpegs(path: Path) -> int:
     """Number of pictures that a JPEG's table lists, as MPO files have it; 1 if there is none."""
     with path.open("rb") as file:
         found = TABLE.search(file.read(1 << 18))

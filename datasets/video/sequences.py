@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from rbsf.datasets.video.frames import open_frames
 from rbsf.datasets.video.images import list_images, read_image
-from rbsf.datasets.video.index import Record, default_cache, fingerprint, load_index, save_index
+from rbsf.datasets.video.index import Record, default_cache, load_index, save_index, stamp_of
 from rbsf.datasets.video.layouts import Entry, find_entries, otb_name
 from rbsf.datasets.video.pixels import are_fractions, misfit
 from rbsf.datasets.video.sources import count_frames, read_video_frame
@@ -361,7 +361,7 @@ def _load_indexed(
     entries: list[Entry], root: Path, cache_dir: Path, broken: dict[str, str] | None
 ) -> list[Sequence]:
     """Read entries from their index; if it is missing or outdated, read them and make one."""
-    key = fingerprint((repr(entry), _sources(entry)) for entry in entries)
+    key = stamp_of((repr(entry), _sources(entry)) for entry in entries)
     text = f"{root.resolve()} {[entry.name for entry in entries]}"
     path = cache_dir / f"sequences-{hashlib.sha256(encode(text)).hexdigest()[:16]}.npz"
     records = load_index(path, key)

@@ -73,13 +73,18 @@ def section(cls: type[Config], **defaults: Any) -> Config:
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a configuration: its type, its default, and the metadata of `setting`."""
+    """One setting of a configuration: its type, its default, and what `setting` says of it."""
 
     kind: Any
     default: Any
-    metadata: Mapping[str, Any]
+    title: str  # title of the group that it belongs to
     section: str = ""  # the field that holds it; empty for the configuration itself
-    title: str = ""  # title of the group that it belongs to
+    help: str = ""
+    choices: Sequence[str] = ()
+    metavar: str = ""
+    changeable: bool = False
+    decisive: bool = True
+    path: bool = False
 
 
 def settings_of(cls: type) -> Mapping[str, Setting]:
@@ -95,13 +100,27 @@ def _settings_of(cls: Any) -> Mapping[str, Setting]:  # Any, as mypy takes no cl
     for field in dataclasses.fields(cls):
         kind, default = kinds[field.name], _default(field)
         if not dataclasses.is_dataclass(kind):
-            found[field.name] = Setting(kind, default, field.metadata, title=title)
+            found[field.name] = Setting(kind, default, title, **field.metadata)
             continue
         for name, inner in settings_of(typing.cast(type, kind)).items():
             found[name] = dataclasses.replace(
                 inner, default=getattr(default, name), section=field.name
             )
     return found
+
+
+def check_most(config: Any, **most: float) -> None:
+    """Raise ValueError for a field that is above its largest value."""
+    for name, value in most.items():
+        if not getattr(config, name) <= value:
+            raise ValueError(f"{name} is {getattr(config, name)}; it must be {value} or less")
+
+
+def check_least(config: Any, **least: float) -> None:
+    """Raise ValueError if a field is below its least value."""
+    for name, value in least.items():
+        if not getattr(config, name) >= value:
+            raise ValueError(f"{name} is {getattr(config, name)}; it must be {value} or more")
 
 
 def from_settings(cls: type[Config], settings: Mapping[str, Any]) -> Config:
@@ -250,23 +269,23 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def _add_flag(parser: Flags, name: str, each: Setting, default: Any) -> None:
-    flag, metadata, kind = "--" + name.replace("_", "-"), each.metadata, _plain(each.kind)
-    text = f"{metadata.get('help', '')} (default: {_in_words(default)})".replace("%", "%%")
+    flag, kind = "--" + name.replace("_", "-"), _plain(each.kind)
+    text = f"{each.help} (default: {_in_words(default)})".replace("%", "%%")
     if kind is bool:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
     elif typing.get_origin(kind) is list:
-        parser.add_argument(flag, action="append", help=text, metavar=_metavar(kind, metadata))
-    elif choices := metadata.get("choices"):
-        parser.add_argument(flag, type=kind, help=text, choices=choices)
+        parser.add_argument(flag, action="append", help=text, metavar=_metavar(kind, each))
+    elif each.choices:
+        parser.add_argument(flag, type=kind, help=text, choices=each.choices)
     else:
-        action = parser.add_argument(flag, type=kind, help=text, metavar=_metavar(kind, metadata))
+        action = parser.add_argument(flag, type=kind, help=text, metavar=_metavar(kind, each))
         if default == "":
             allow_empty(action)
 
 
-def _metavar(kind: Any, metadata: Mapping[str, Any]) -> str:
-    usual = "PATH" if metadata.get("path") else {int: "N", float: "X"}.get(kind, "TEXT")
-    return metadata.get("metavar") or usual
+def _metavar(kind: Any, each: Setting) -> str:
+    usual = "PATH" if each.path else {int: "N", float: "X"}.get(kind, "TEXT")
+    return each.metavar or usual
 
 
 def _in_words(default: Any) -> str:
@@ -293,9 +312,8 @@ def _checked(value: Any, each: Setting, where: str) -> Any:
     if not _fits(value, kind):
         expected = kind if typing.get_args(kind) else kind.__name__
         raise ValueError(f"{where} is {_shown(value)}; expected {expected}")
-    choices = each.metadata.get("choices")
-    if choices and value not in choices:
-        raise ValueError(f"{where} is {_shown(value)}; expected one of {', '.join(choices)}")
+    if each.choices and value not in each.choices:
+        raise ValueError(f"{where} is {_shown(value)}; expected one of {', '.join(each.choices)}")
     _check_size(value, where)
     return value
 

@@ -47,6 +47,11 @@ def place(net: nn.Module, device: torch.device) -> nn.Module:
     return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """PyTorch's name of a dtype, such as "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
 def dtype_of(precision: str, device: torch.device) -> torch.dtype:
     """PyTorch's dtype called `precision`; for "auto" bfloat16 if that is fast, else float32.
 

@@ -13,14 +13,14 @@ from rbsf.system.environment import environment
 from rbsf.system.files import write_atomically
 from rbsf.system.text import read_text
 from rbsf.train.config import as_settings, settings_of, write_yaml
-from rbsf.train.device import dtype_of
+from rbsf.train.device import dtype_of, name_of
 from rbsf.train.distributed import Process
 from rbsf.train.run_config import RunConfig, last_part
 
 
 def describe_place(config: RunConfig, process: Process) -> str:
     """Text such as "1 x cpu in bfloat16"."""
-    dtype = str(dtype_of(config.machine.precision, process.device)).removeprefix("torch.")
+    dtype = name_of(dtype_of(config.machine.precision, process.device))
     return f"{process.world} x {process.device.type} in {dtype}"
 
 
@@ -56,7 +56,7 @@ def provenance(config: RunConfig, world: int) -> dict[str, Any]:
     """
     values = as_settings(config)
     for name, each in settings_of(type(config)).items():
-        if each.metadata["path"] and values[name]:
+        if each.path and values[name]:
             values[name] = last_part(values[name])
     place = {name: value for name, value in environment().items() if name != "command"}
     return {"config": values, **place, "processes": world}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from rbsf.train.adversarial import LOG, SQUARE
-from rbsf.train.config import setting
+from rbsf.train.config import check_least, setting
 
 NOT_NEGATIVE = ("lambda_", "lr_", "weight_decay")  # beginnings of settings that must be 0 or more
 BOTH, STATISTICS, AFFINE = "both", "statistics", "affine"  # what a batch-norm learns in its pass
@@ -93,20 +93,14 @@ class RectifyConfig:
         """Raise ValueError naming the field, its value and what would be valid."""
         for field in fields(RectifyConfig):
             if field.name.startswith(NOT_NEGATIVE):
-                self._check_not_negative(field.name)
+                check_least(self, **{field.name: 0})
         if not 0 <= self.bn_pass <= 1:
             raise ValueError(f"bn_pass is {self.bn_pass}; it is a share of an epoch, 0 to 1")
         if self.norm_epochs < -1:
             raise ValueError(
                 f"norm_epochs is {self.norm_epochs}; it must be 0 or more, or -1 for all epochs"
             )
-        if self.lambda_epochs < 1:
-            raise ValueError(f"lambda_epochs is {self.lambda_epochs}; it must be 1 or more")
-
-    def _check_not_negative(self, name: str) -> None:
-        value = getattr(self, name)
-        if not value >= 0:
-            raise ValueError(f"{name} is {value}; it must be 0 or more")
+        check_least(self, lambda_epochs=1)
 
     @property
     def compares_maps(self) -> bool:

@@ -14,6 +14,8 @@ from rbsf.system.text import printable
 from rbsf.train.config import (
     as_settings,
     changed,
+    check_least,
+    check_most,
     from_settings,
     lacks_settings,
     read_yaml,
@@ -195,7 +197,7 @@ class RunConfig:
         return {
             name: values[name]
             for name, each in settings.items()
-            if each.metadata["decisive"] and values[name] not in (each.default, [])
+            if each.decisive and values[name] not in (each.default, [])
         }
 
     def digest(self) -> str:
@@ -205,20 +207,6 @@ class RunConfig:
 
 
 Config = TypeVar("Config", bound=RunConfig)
-
-
-def check_most(config: Any, **most: float) -> None:
-    """Raise ValueError for a field that is above its largest value."""
-    for name, value in most.items():
-        if not getattr(config, name) <= value:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must be {value} or less")
-
-
-def check_least(config: Any, **least: float) -> None:
-    """Raise ValueError if a field is below its least value."""
-    for name, value in least.items():
-        if not getattr(config, name) >= value:
-            raise ValueError(f"{name} is {getattr(config, name)}; it must be {value} or more")
 
 
 def resumed(cls: type[Config], settings: dict[str, Any]) -> Config:
@@ -241,15 +229,15 @@ def resumed(cls: type[Config], settings: dict[str, Any]) -> Config:
         raise ValueError(f"{base}: {error}; start anew without --resume") from None
     before = as_settings(trained)  # with defaults for settings that an older version lacked
     for name, value in settings.items():
-        if value == before[name] or known[name].metadata["changeable"]:
+        if value == before[name] or known[name].changeable:
             continue
         was, now = _shown(before[name]), _shown(value)
-        if not known[name].metadata["path"]:
+        if not known[name].path:
             raise ValueError(f"{base}: trained with {name} {was}, not {now}; resume with {was}")
         if last_part(value) != last_part(before[name]):
             advice = f"leave --{name.replace('_', '-')} out, or give the same from another folder"
             raise ValueError(f"{base}: trained with {name} {was}, not {now}; {advice}")
-        warnings.warn(f"{base}: {name} was {was}; {now} is taken for the same", stacklevel=2)
+        warnings.warn(f"{base}: {name} was {was}; {now} is assumed identical", stacklevel=2)
     return changed(trained, **settings)
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rbsf.datasets.images.labelled import LABELLED
+from rbsf.datasets.images.published import CHECKS
 from rbsf.methods import METHODS
 from rbsf.models import CLASSIFIERS, OWN_LAYERS
 from rbsf.train.adversarial import SQUARE
-from rbsf.train.config import from_settings, parse_config, section, setting
+from rbsf.train.config import check_least, from_settings, parse_config, section, setting
 from rbsf.train.rectify_config import BOTH
-from rbsf.train.run_config import LoopConfig, RunConfig, check_least, resumed
+from rbsf.train.run_config import LoopConfig, RunConfig, resumed
 
 RESULT = "result.json"
 FLOAT = "float"  # given as the method: the real network
@@ -123,7 +124,7 @@ class ClassifierConfig(RunConfig):
         "auto",
         "Compare the files of the data set with their published checksums: strict always, off"
         " never, auto where a file has the published size",
-        choices=("auto", "strict", "off"),
+        choices=CHECKS,
         changeable=True,
         decisive=False,
     )
@@ -142,16 +143,16 @@ class ClassifierConfig(RunConfig):
         """Raise ValueError naming the field, its value and what would be valid."""
         super().__post_init__()
         check_least(self, images=0, subset=0, size=0, depth=0)
-        self._check_teaching(self.algorithm.train_teacher)
+        self._check_teaching()
         self._check_own_layers()
         if self.compare == BEFORE and not self.algorithm.lr_real:
             raise ValueError("compare is before, which needs real layers that learn; raise lr_real")
         self.network_options(1)
 
-    def _check_teaching(self, train_teacher: bool) -> None:
+    def _check_teaching(self) -> None:
         """Raise ValueError if the method does not fit the settings of its teacher."""
-        if self.lambda_distill < 0:
-            raise ValueError(f"lambda_distill is {self.lambda_distill}; it must be 0 or more")
+        check_least(self, lambda_distill=0)
+        train_teacher = self.algorithm.train_teacher
         if self.method == FLOAT and (self.learns_from_teacher or train_teacher):
             needs = "gan, lambda_match, lambda_distill or train_teacher want a teacher"
             raise ValueError(f"method is float, but {needs}; switch them off")

@@ -15,9 +15,9 @@ from rbsf.datasets.pairs.mixing import MixConfig, check_range
 from rbsf.datasets.pairs.pair_dataset import AugmentConfig, PairDataset, make_loader
 from rbsf.datasets.pairs.training_data import find_held_out
 from rbsf.datasets.video.sequences import Sequence
-from rbsf.train.config import section, setting
+from rbsf.train.config import check_least, section, setting
 from rbsf.train.distributed import Process
-from rbsf.train.run_config import RunConfig, check_least
+from rbsf.train.run_config import RunConfig
 from rbsf.train.trainer import Recipe
 
 

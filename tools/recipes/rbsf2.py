@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from rbsf.datasets.pairs.crop_store import CropStore
-from rbsf.datasets.pairs.training_data import open_training_data
+from rbsf.datasets.pairs.training_data import open_stores
 from rbsf.datasets.video.sequences import Sequence, load_sequences
 from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, map_statistics
@@ -132,9 +132,7 @@ def _check_numbers(name: str, text: str, least: int) -> None:
         raise ValueError(f"{name} is {text!r}; give whole numbers of {least} or more, as {example}")
 
 
-def read_settings(
-    argv: list[str] | None, description: str = "", example: str = ""
-) -> DistillConfig:
+def read_config(argv: list[str] | None, description: str = "", example: str = "") -> DistillConfig:
     """Read configs/rbsf2.yaml, then --config, then flags; later ones override earlier ones.
 
     With --presence-of, configs/rbsf2-presence.yaml is read after the first. On --resume, the
@@ -159,7 +157,7 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         data = [Path(path) for path in self.config.data]
         cache, first = self.config.shared, self.process.rank == 0
         with distributed.first_process_first(self.process.rank):
-            return open_training_data(data, cache, None, 0, skip_broken=True, prepare_missing=first)
+            return open_stores(data, cache, skip_broken=True, prepare_missing=first), []
 
     def untrained(self) -> nn.Module:
         """See `Recipe`; with --presence-of, that network with a new presence output."""
@@ -208,10 +206,10 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         config = self.config
         if not config.val:
             return None
-        sequences = load_sequences(Path(config.val))
         if not config.presence_of:
-            heads = [sequence.head(config.val_frames) for sequence in sequences]
+            heads = self._heads()
             return lambda net: track_heads(AnchorFree(TorchNetwork(net)), heads)
+        sequences = load_sequences(Path(config.val))
         if len(sequences) < 2:
             raise ValueError(
                 f"--val {config.val}: holds one sequence; presence is looked at between two or more"
@@ -223,10 +221,13 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         config = self.config
         if config.presence_of:
             return {"a guess": {"val_presence": 0.5}}
-        sequences = load_sequences(Path(str(config.val)))
-        heads = [sequence.head(config.val_frames) for sequence in sequences]
-        threads = config.machine.threads
+        heads, threads = self._heads(), config.machine.threads
         return kept(self.folder, state_of(heads), lambda: still_and_shipped(heads, threads))
+
+    def _heads(self) -> list[Sequence]:
+        """The first frames of the sequences of --val."""
+        sequences = load_sequences(Path(str(self.config.val)))
+        return [sequence.head(self.config.val_frames) for sequence in sequences]
 
 
 def load_twin(path: str, student: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rbsf.datasets.pairs.crop_store import CropStore
-from rbsf.datasets.pairs.training_data import open_training_data
+from rbsf.datasets.pairs.training_data import hold_out, open_stores
 from rbsf.datasets.video.sequences import Sequence
 from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, Stats, measure_maps, start_again, start_from_teacher
@@ -17,7 +17,7 @@ from rbsf.models import build
 from rbsf.models.alexnet import slimmed
 from rbsf.shipped import find_weights
 from rbsf.tools.recipes.pairs import PairRecipe
-from rbsf.tools.recipes.siamese_config import TrainConfig, model_defaults
+from rbsf.tools.recipes.siamese_config import SiameseConfig, model_defaults
 from rbsf.tools.recipes.validation import validation, yardsticks
 from rbsf.tracker.task import SiameseTask
 from rbsf.tracker.weights import read_weights
@@ -40,7 +40,7 @@ def _tell_try_out() -> None:
     print(TRY_OUT)
 
 
-class SiameseRecipe(PairRecipe[TrainConfig]):
+class SiameseRecipe(PairRecipe[SiameseConfig]):
     """See the module."""
 
     @property
@@ -55,15 +55,12 @@ class SiameseRecipe(PairRecipe[TrainConfig]):
             _tell_try_out()
         data = [Path(path) for path in config.data]
         val = Path(config.val) if config.val else None
+        if val and not val.exists():  # told before the data are cropped
+            raise FileNotFoundError(f"--val {val} does not exist; give a folder of sequences")
+        skip, first, count = config.skip_broken, rank == 0, config.val_sequences
         with distributed.first_process_first(rank):
-            return open_training_data(
-                data,
-                config.shared,
-                val,
-                config.val_sequences,
-                skip_broken=config.skip_broken,
-                prepare_missing=rank == 0,
-            )
+            stores = open_stores(data, config.shared, skip_broken=skip, prepare_missing=first)
+            return stores, hold_out(data, config.shared, val, count, skip_broken=skip, prints=first)
 
     @property
     def try_out(self) -> bool:

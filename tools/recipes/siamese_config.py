@@ -12,12 +12,12 @@ from rbsf.models.alexnet import check_width
 from rbsf.shipped import CONFIGS
 from rbsf.tools.recipes.pairs import PairConfig
 from rbsf.tracker.siamfc import TrackerConfig
-from rbsf.train.config import from_settings, parse_config, read_yaml, setting
-from rbsf.train.run_config import check_least, resumed
+from rbsf.train.config import check_least, from_settings, parse_config, read_yaml, setting
+from rbsf.train.run_config import resumed
 
 
 @dataclass
-class TrainConfig(PairConfig):
+class SiameseConfig(PairConfig):
     """Everything about the training of a tracker of SiamFC's form."""
 
     model: str = setting(
@@ -99,19 +99,19 @@ def _describe_data(path: Path) -> str:
     return str(path.resolve())
 
 
-def read_config(argv: list[str] | None, description: str = "", example: str = "") -> TrainConfig:
+def read_config(argv: list[str] | None, description: str = "", example: str = "") -> SiameseConfig:
     """Read the model's file in configs/, then --config, then flags; later ones take precedence.
 
     On --resume, the settings of the training replace the model's file.
     """
-    defaults = model_defaults(TrainConfig.model)
-    settings = parse_config(TrainConfig, argv, description, defaults, example)
+    defaults = model_defaults(SiameseConfig.model)
+    settings = parse_config(SiameseConfig, argv, description, defaults, example)
     if settings.get("resume"):
-        return resumed(TrainConfig, settings)
-    defaults = model_defaults(settings.get("model", TrainConfig.model))
+        return resumed(SiameseConfig, settings)
+    defaults = model_defaults(settings.get("model", SiameseConfig.model))
     if not settings.get("data"):
-        defaults |= read_yaml(TrainConfig, CONFIGS / "tryout.yaml")
-    return from_settings(TrainConfig, defaults | settings)
+        defaults |= read_yaml(SiameseConfig, CONFIGS / "tryout.yaml")
+    return from_settings(SiameseConfig, defaults | settings)
 
 
 def model_defaults(model: str) -> dict[str, Any]:
@@ -121,4 +121,4 @@ def model_defaults(model: str) -> dict[str, Any]:
     """
     if model not in TRACKERS:
         raise ValueError(f"model is {model!r}; known: {', '.join(TRACKERS)}")
-    return read_yaml(TrainConfig, CONFIGS / f"{model}.yaml")
+    return read_yaml(SiameseConfig, CONFIGS / f"{model}.yaml")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from rbsf.tools.recipes import rbsf2, siamese_config
 from rbsf.tools.recipes.pairs import PairRecipe
-from rbsf.tools.recipes.rbsf2 import DistilledRecipe, read_settings
 from rbsf.tools.recipes.siamese import SiameseRecipe
-from rbsf.tools.recipes.siamese_config import read_config
 
 EXAMPLE_OF_RBSF2 = "--model rbsf2 --data pairs.db --teacher b.onnx,h.onnx --out runs/rbsf2"
 
@@ -24,5 +23,5 @@ def read_recipe(
     family.add_argument("--model")
     known, others = family.parse_known_args(argv)
     if known.model == "rbsf2":  # it has its own settings
-        return DistilledRecipe, read_settings(others, description, EXAMPLE_OF_RBSF2)
-    return SiameseRecipe, read_config(argv, description, example)
+        return rbsf2.DistilledRecipe, rbsf2.read_config(others, description, EXAMPLE_OF_RBSF2)
+    return SiameseRecipe, siamese_config.read_config(argv, description, example)

@@ -13,12 +13,12 @@ from rbsf.datasets.pairs.pair_dataset import PairDataset, make_loader
 from rbsf.datasets.pairs.sampling import Row
 from rbsf.datasets.pairs.training_data import find_held_out
 from rbsf.datasets.video.sequences import Sequence
-from rbsf.tools.recipes.siamese_config import TrainConfig
+from rbsf.tools.recipes.siamese_config import SiameseConfig
 from rbsf.tools.recipes.yardsticks import Figures, kept, state_of, still_and_shipped, track_heads
 from rbsf.tracker.backbones import torch_backbone
 from rbsf.tracker.siamfc import SiamFC
 from rbsf.tracker.task import SiameseTask, balanced_logistic, best_bias, hit_rate, labels_for
-from rbsf.train.device import dtype_of
+from rbsf.train.device import dtype_of, name_of
 from rbsf.train.trainer import Validate
 
 PAIRS = 200  # held-out pairs for validation
@@ -27,7 +27,7 @@ RESPONSE = 17  # cells of a response map's side
 
 
 def validation(
-    stores: list[CropStore], sequences: list[Sequence], config: TrainConfig, device: torch.device
+    stores: list[CropStore], sequences: list[Sequence], config: SiameseConfig, device: torch.device
 ) -> Validate | None:
     """Make the function that measures a network on `sequences`; None if there are none.
 
@@ -51,7 +51,7 @@ def validation(
 
 
 def _paired(
-    stores: list[CropStore], rows: list[Row], config: TrainConfig, device: torch.device
+    stores: list[CropStore], rows: list[Row], config: SiameseConfig, device: torch.device
 ) -> Validate:
     """SiamFC's loss of pairs of the stores' sequences `rows`, and the share with a right peak.
 
@@ -77,10 +77,10 @@ def _paired(
     return validate
 
 
-def _tracked(sequences: list[Sequence], config: TrainConfig, device: torch.device) -> Validate:
+def _tracked(sequences: list[Sequence], config: SiameseConfig, device: torch.device) -> Validate:
     """AUC and precision of tracking the first frames of `sequences`."""
     heads = [sequence.head(config.val_frames) for sequence in sequences]
-    precision = str(dtype_of(config.machine.precision, device)).removeprefix("torch.")
+    precision = name_of(dtype_of(config.machine.precision, device))
 
     def validate(net: nn.Module) -> dict[str, float]:
         backbone = torch_backbone(net, str(device), precision)
@@ -90,7 +90,7 @@ def _tracked(sequences: list[Sequence], config: TrainConfig, device: torch.devic
 
 
 def yardsticks(
-    stores: list[CropStore], sequences: list[Sequence], config: TrainConfig
+    stores: list[CropStore], sequences: list[Sequence], config: SiameseConfig
 ) -> dict[str, Figures]:
     """Figures of a box that never moves and of the shipped RB-SF on the same `sequences`.
 

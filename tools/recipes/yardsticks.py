@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rbsf.datasets.video.index import fingerprint
+from rbsf.datasets.video.index import stamp_of
 from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.metrics import mean_curves, score_sequence
 from rbsf.eval.runner import Tracker, track_sequence
@@ -62,7 +62,7 @@ def state_of(heads: list[Sequence], others: Iterable[Path] = ()) -> str:
     ]
     described = [(text, [Path(file) for file in files]) for text, files in parts]
     shipped = [find_weights("rbsf"), *sorted(set(others))]
-    return fingerprint([*described, (f"tracker {TRACKER_VERSION}", shipped)])
+    return stamp_of([*described, (f"tracker {TRACKER_VERSION}", shipped)])
 
 
 def kept(folder: Path, state: str, measure: Callable[[], dict[str, Figures]]) -> dict[str, Figures]:

@@ -20,15 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from rbsf.eval.tables import Cell as TextCell
-from rbsf.eval.tables import Table, average, markdown_text, number
+from rbsf.eval.tables import Cell, Table, average, markdown_text, number
 from rbsf.shipped import CONFIGS
 from rbsf.system.files import write_atomically
 from rbsf.system.yaml_file import read_yaml_file
 from rbsf.tools.recipes.classifier import ClassifierRecipe
 from rbsf.tools.recipes.classifier_config import RESULT, ClassifierConfig, with_defaults
 from rbsf.tools.recipes.siamese import SiameseRecipe
-from rbsf.tools.recipes.siamese_config import TrainConfig
+from rbsf.tools.recipes.siamese_config import SiameseConfig
 from rbsf.train.config import check_settings, from_settings, read_yaml
 from rbsf.train.loop import CHECKPOINT
 from rbsf.train.run_config import RunConfig
@@ -39,22 +38,25 @@ KEYS = {"title", "trains", "config", "set", "columns", "rows"}
 REQUIRED = {"title", "config", "rows"}
 PART_KEYS = {"config", "set", "paper", "metric"}  # keys of a row or column
 METRICS = ("top1", "top5")
-EMPTY = TextCell("")  # of a table where there is no figure
+EMPTY = Cell("")  # of a table where there is no figure
 FORMS: dict[str, tuple[type, str]] = {  # by key: its type, and how to write it
     "title": (str, "text"),
     "config": (str, "FILE"),
     "set": (dict, "{name: value, ...}"),
 }
-TRAINS: dict[str, type[RunConfig]] = {"classifier": ClassifierConfig, "tracker": TrainConfig}
+TRAINS: dict[str, type[RunConfig]] = {"classifier": ClassifierConfig, "tracker": SiameseConfig}
 CONFIGURE: dict[type, Callable[[dict[str, Any]], Any]] = {
     ClassifierConfig: with_defaults,
-    TrainConfig: partial(from_settings, TrainConfig),
+    SiameseConfig: partial(from_settings, SiameseConfig),
 }
-RECIPES: dict[type, type[Recipe]] = {ClassifierConfig: ClassifierRecipe, TrainConfig: SiameseRecipe}
+RECIPES: dict[type, type[Recipe]] = {
+    ClassifierConfig: ClassifierRecipe,
+    SiameseConfig: SiameseRecipe,
+}
 
 
 @dataclass(frozen=True)
-class Cell:
+class Training:
     """A training, and the figure of the paper to compare it with.
 
     A table of trackers has only rows and no figures of the paper: `column` is empty, `paper` is
@@ -78,7 +80,7 @@ class Study:
     """`title` and cells, row by row; `trains` is a key of TRAINS."""
 
     title: str
-    cells: list[Cell]
+    cells: list[Training]
     trains: str = "classifier"
 
 
@@ -172,7 +174,7 @@ def _check_values(part: dict[str, Any], where: str) -> None:
 
 def _cells(
     path: Path, content: dict[str, Any], base: dict[str, Any], overrides: dict[str, Any]
-) -> Iterator[Cell]:
+) -> Iterator[Training]:
     """The cells, row by row.
 
     Raises ValueError if a row has more or fewer figures than there are columns.
@@ -190,7 +192,7 @@ def _cells(
             own = check_settings(cls, own, f"{path}: {row_name}")
             config = CONFIGURE[cls]({**file, **base, **own, **overrides})
             metric = column.get("metric", METRICS[0])
-            yield Cell(str(row_name), str(column_name), paper, metric, config)
+            yield Training(str(row_name), str(column_name), paper, metric, config)
 
 
 def folder_of(config: RunConfig, out: Path) -> Path:
@@ -257,14 +259,14 @@ def as_markdown(table: Study, seeds: list[int], out: Path) -> str:
     return f"{markdown_text(table.title)}\n\n{Table('', columns, rows)}\n"
 
 
-def _results_of(cell: Cell, seeds: list[int], out: Path) -> list[dict[str, Any]]:
+def _results_of(cell: Training, seeds: list[int], out: Path) -> list[dict[str, Any]]:
     """The results of a cell that are there."""
     configs = [dataclasses.replace(cell.config, seed=seed) for seed in seeds]
     results = [result_of(config, out) for config in configs]
     return [result for result in results if result is not None]
 
 
-def _paired(results: list[dict[str, Any]], others: list[dict[str, Any]]) -> TextCell:
+def _paired(results: list[dict[str, Any]], others: list[dict[str, Any]]) -> Cell:
     """Difference in top-1 accuracy of two cells, and its 95% interval over the test images.
 
     Both are means over seeds. It is empty if a result does not say which images are right, as
@@ -273,7 +275,7 @@ def _paired(results: list[dict[str, Any]], others: list[dict[str, Any]]) -> Text
     if not all("right" in result for result in results + others) or not (results and others):
         return EMPTY
     if len({result["tested"] for result in results + others}) > 1:
-        return TextCell("other test images")
+        return Cell("other test images")
     gaps = 100 * (_shares_right(results) - _shares_right(others))  # [images]
     half = 1.96 * gaps.std(ddof=1) / math.sqrt(len(gaps))
     return number(gaps.mean(), "+.2f", half)
@@ -287,12 +289,12 @@ def _shares_right(results: list[dict[str, Any]]) -> np.ndarray:
     return np.mean(bits, axis=0)
 
 
-def _row_of(cell: Cell, results: list[dict[str, Any]], to_first: TextCell) -> list[TextCell]:
+def _row_of(cell: Training, results: list[dict[str, Any]], to_first: Cell) -> list[Cell]:
     """The row of a cell in the table, from the results of its seeds."""
-    names = [TextCell(cell.row), TextCell(cell.column), number(cell.paper, ".2f")]
+    names = [Cell(cell.row), Cell(cell.column), number(cell.paper, ".2f")]
     epochs = number(cell.config.loop.epochs, "d")
     if not results:
-        return [*names, TextCell("not run"), EMPTY, EMPTY, epochs, EMPTY, EMPTY]
+        return [*names, Cell("not run"), EMPTY, EMPTY, epochs, EMPTY, EMPTY]
     figures = [result[cell.metric] for result in results]
     difference = number(mean(figures) - cell.paper, "+.2f")
     images, seeds = number(results[0]["images"], ","), number(len(figures), "d")

@@ -11,14 +11,13 @@ from statistics import mean
 from rbsf.eval.benchmarks import BENCHMARKS, Split
 from rbsf.eval.evaluation import Benchmark, failures, find
 from rbsf.eval.summary import summarise
-from rbsf.eval.tables import Cell as TextCell
-from rbsf.eval.tables import Table, average, markdown_text
+from rbsf.eval.tables import Cell, Table, average, markdown_text
 from rbsf.eval.trackers import NetworkSpec, TrackerSpec, parse_tracker
 from rbsf.system.files import write_atomically
-from rbsf.tools.tables.studies import Cell, Study, folder_of, state_of
+from rbsf.tools.tables.studies import Study, Training, folder_of, state_of
 from rbsf.tracker.flags import read_constants
 from rbsf.tracker.siamfc import TrackerConfig
-from rbsf.train.device import choose_device, dtype_of
+from rbsf.train.device import choose_device, dtype_of, name_of
 
 Trained = tuple[str, int]  # row, seed
 METRICS = {"auc": "AUC", "precision": "precision"}
@@ -100,7 +99,7 @@ def track(test: EvalSet, study: Study, seeds: list[int], out: Path) -> Scored:
     return Scored(test.split.title, scores, tuple(failures(report)))
 
 
-def _done_seeds(cell: Cell, seeds: list[int], out: Path) -> list[int]:
+def _done_seeds(cell: Training, seeds: list[int], out: Path) -> list[int]:
     """The seeds whose training of a row is done."""
     done = []
     for seed in seeds:
@@ -112,7 +111,7 @@ def _done_seeds(cell: Cell, seeds: list[int], out: Path) -> list[int]:
 
 def _spec(name: str, file: Path, test: EvalSet, by_signs: bool) -> TrackerSpec:
     """The tracker of a training's file; with `by_signs` it correlates the signs of features."""
-    precision = str(dtype_of("auto", choose_device("auto"))).removeprefix("torch.")
+    precision = name_of(dtype_of("auto", choose_device("auto")))
     spec = parse_tracker(f"{name}={file}", precision, "auto", test.constants)
     if not by_signs:
         return spec
@@ -131,8 +130,8 @@ def as_markdown(study: Study, seeds: list[int], out: Path, tests: list[Scored]) 
     for cell in study.cells:
         done = len(_done_seeds(cell, seeds, out))
         pairs = f"{cell.config.loop.epochs} x {cell.config.pairs:,}"
-        count = TextCell(str(done) if done else "not run", done)
-        row = [TextCell(cell.row), count, TextCell(pairs, 0)]
+        count = Cell(str(done) if done else "not run", done)
+        row = [Cell(cell.row), count, Cell(pairs, 0)]
         for test in tests:
             row += _test_cells(test, cell, study.cells[0], seeds)
         rows.append(row)
@@ -147,7 +146,7 @@ def as_markdown(study: Study, seeds: list[int], out: Path, tests: list[Scored]) 
     return "\n\n".join(text) + "\n"
 
 
-def _test_cells(test: Scored, cell: Cell, first: Cell, seeds: list[int]) -> list[TextCell]:
+def _test_cells(test: Scored, cell: Training, first: Training, seeds: list[int]) -> list[Cell]:
     """A row's AUC on a test set, its difference from that of the row `first`, and precision."""
     own, others = _scores_by_seed(test, cell, seeds), _scores_by_seed(test, first, seeds)
     scored = [seed for seed in seeds if seed in own]
@@ -159,7 +158,7 @@ def _test_cells(test: Scored, cell: Cell, first: Cell, seeds: list[int]) -> list
     return [average(auc), average(gaps, "+.3f"), average(precision)]
 
 
-def _scores_by_seed(test: Scored, cell: Cell, seeds: list[int]) -> dict[int, dict[str, float]]:
+def _scores_by_seed(test: Scored, cell: Training, seeds: list[int]) -> dict[int, dict[str, float]]:
     """The scores of a row on a test set, by seed, for the seeds that have some."""
     return {seed: test.scores[cell.row, seed] for seed in seeds if (cell.row, seed) in test.scores}
 

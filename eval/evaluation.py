@@ -233,14 +233,6 @@ def shown(texts: list[str], split: Split) -> tuple[Entrant, ...]:
     return tuple(found)
 
 
-def failures(report: Report) -> list[str]:
-    """Everything that went wrong, one line for each fault."""
-    lines = [f"{name}: {why}" for name, why in report["unreadable"].items()]
-    for row in report["trackers"]:
-        lines += [f"{row['label']}: {name}: {why}" for name, why in row["failed"].items()]
-    return lines
-
-
 def write_json(report: Report, path: Path) -> None:
     """Write a further copy of report.json."""
     write_atomically(path, (json.dumps(report, indent=1) + "\n").encode())

@@ -40,8 +40,8 @@ class Counts:
     tracked: int = 0  # visible, said to be there, overlap above OVERLAP
     failed: int = 0  # visible, said to be there, less overlap
     missed: int = 0  # visible, said to be lost
-    imagined: int = 0  # absent, said to be there
-    noticed: int = 0  # absent, said to be lost
+    false_positives: int = 0  # absent, said to be there
+    true_negatives: int = 0  # absent, said to be lost
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -125,8 +125,8 @@ def count_frames(run: LongRun, truth: np.ndarray, overlap: np.ndarray) -> Counts
         tracked=int((followed & hit[visible]).sum()),
         failed=int((followed & ~hit[visible]).sum()),
         missed=int((~followed).sum()),
-        imagined=int((~run.lost[~visible]).sum()),
-        noticed=int(run.lost[~visible].sum()),
+        false_positives=int((~run.lost[~visible]).sum()),
+        true_negatives=int(run.lost[~visible].sum()),
     )
 
 

@@ -174,16 +174,29 @@ def problems(report: Report) -> list[tuple[str, list[str]]]:
     if missing := report["missing"]:
         heading = f"Missing ({len(missing)}): of the published set, not in the folder"
         found.append((heading, [", ".join(missing)]))
-    if unreadable := report["unreadable"]:
-        lines = [f"{name}: {why}" for name, why in unreadable.items()]
-        found.append(("Unreadable: not scored for any tracker", lines))
-    failed = []
-    for tracker in report["trackers"]:
-        for name, why in tracker["failed"].items():
-            failed.append(f"{tracker['label']}: {name}: {why}")
-    if failed:
+    if unreadable := unreadable_lines(report):
+        found.append(("Unreadable: not scored for any tracker", unreadable))
+    if failed := failed_lines(report):
         found.append(("Failed: not scored for that tracker", failed))
     return found
+
+
+def failures(report: Report) -> list[str]:
+    """Everything that went wrong, one line for each fault."""
+    return [*unreadable_lines(report), *failed_lines(report)]
+
+
+def unreadable_lines(report: Report) -> list[str]:
+    """A line for each sequence that could not be read."""
+    return [f"{name}: {why}" for name, why in report["unreadable"].items()]
+
+
+def failed_lines(report: Report) -> list[str]:
+    """A line for each tracker and sequence on which it failed."""
+    lines = []
+    for tracker in report["trackers"]:
+        lines += [f"{tracker['label']}: {name}: {why}" for name, why in tracker["failed"].items()]
+    return lines
 
 
 def _sections(report: Report) -> dict[str, Table]:

@@ -248,8 +248,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def finish(benchmark: Benchmark, args: argparse.Namespace) -> int:
     """Write the report and print its scores. Returns 1 if anything went wrong."""
-    from rbsf.eval.evaluation import failures, write_json
-    from rbsf.eval.report import main_table
+    from rbsf.eval.evaluation import write_json
+    from rbsf.eval.report import failures, main_table
 
     report = benchmark.report()
     if args.json:

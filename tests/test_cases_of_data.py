@@ -266,7 +266,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     ("name", "words"),
     [
         ("train/loose.png", r"train: 1 images beside the folders of classes are left out"),
-        ("train/red/a.gif", r"red: 1 files are of no known ending .* left out, such as a\.gif"),
+        ("train/red/a.gif", r"red: 1 files have no suffix of an image .* left out, such as a\.gif"),
     ],
 )
 def test_images_that_are_left_out_are_named(tmp_path: Path, name: str, words: str) -> None:

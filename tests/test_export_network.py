@@ -245,15 +245,15 @@ class Unknown(nn.Module):
         (Unknown(lambda x: torch.cat([x, x], 2)), r"cat calls cat with \(2,\), which no node does"),
         (
             Unknown(lambda x: torch.cat([x, F.max_pool2d(x, 2)], 1)),
-            "takes maps of one kind and size, real",
+            "expected maps of one kind and size, got real",
         ),
         (
             Unknown(lambda x: x + F.adaptive_avg_pool2d(x, 1)),
-            r"takes maps of one shape, \(6, 6, 4\), \(1, 1, 4\) come",
+            r"expected maps of one shape, got \(6, 6, 4\), \(1, 1, 4\)",
         ),
         (
             Unknown(lambda x: x * F.max_pool2d(x, 2)),
-            r"node 'mul' \(mul\): takes a map \(6, 6, 4\) and one like it",
+            r"node 'mul' \(mul\): expected a map \(6, 6, 4\) and one like it",
         ),
         (Unknown(torch.tanh), "tanh calls tanh"),
         (Unknown(lambda x: x * 2), r"mul calls mul with \(2,\)"),

@@ -30,11 +30,13 @@ def test_tool_writes_a_packed_file_and_compares_it(tmp_path, capsys):
     size, nodes, engine, given = capsys.readouterr().out.splitlines()
     assert size.startswith(f"{out}: {out.stat().st_size:,} bytes; 9,330,816 as float32: 28.")
     bits = 2 * (96 * 61 * 61 + 256 * 28 * 28 + 384 * 26 * 26 + 384 * 24 * 24)
-    assert nodes.startswith("to the rounded network in float64, operation by operation: ")
+    assert nodes.startswith(
+        "compared with the rounded network in float64, operation by operation: "
+    )
     assert f": 0 of {bits:,} bits differ, 0 of them at their threshold; real values by " in nodes
     for line, start in (
-        (engine, r"\S+ engine to PyTorch in float32"),
-        (given, "to the weights as given"),
+        (engine, r"\S+ engine compared with PyTorch in float32"),
+        (given, "compared with the given weights"),
     ):
         assert re.fullmatch(rf"{start}: {DIFFERENCE}, correlation (1\.0000|0\.999\d)", line)
     assert is_packed(out)
@@ -48,7 +50,9 @@ def test_tool_says_how_far_the_rounded_network_is_from_the_weights_as_given(tmp_
         flags = ["--first-bits", str(bits), "--check", str(tmp_path / "in.mp4")]
         main(["--weights", str(TRAINED), "--out", str(tmp_path / "out.safetensors"), *flags])
         line = capsys.readouterr().out.splitlines()[-1]
-        words = re.fullmatch(rf"to the weights as given: {DIFFERENCE}, correlation (\S+)", line)
+        words = re.fullmatch(
+            rf"compared with the given weights: {DIFFERENCE}, correlation (\S+)", line
+        )
         difference, largest, correlation = (float(word) for word in words.groups())
         found[bits] = difference / largest, correlation
     assert found[2][0] > 0.1 > 1e-5 > found[7][0]
@@ -126,7 +130,8 @@ def test_classifiers_are_written_in_both_formats(model, channels, tmp_path, caps
         r"operation by operation: 0 of [\d,]+ bits differ, 0 of them at their threshold; real", text
     )
     assert re.search(
-        rf"\S+ engine to PyTorch in float32: {DIFFERENCE}, predictions that differ: 0\n", text
+        rf"\S+ engine compared with PyTorch in float32: {DIFFERENCE}, predictions that differ: 0\n",
+        text,
     )
     assert re.search(r"operations without a kernel, which run in NumPy: affine(, \w+)*\n$", text)
     packed = read_packed(tmp_path / "packed.safetensors")

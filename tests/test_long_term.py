@@ -31,7 +31,9 @@ def test_counts_and_shares_by_hand():
     truth = [HERE, HERE, HERE, HERE, ABSENT, ABSENT, HERE]
     run = run_of([HERE, HERE, AWAY, HERE, HERE, HERE, HERE], [1.0] * 7, [0, 0, 0, 1, 0, 1, 0])
     scores = score_long([(run, sequence_of(truth))])
-    assert scores.counts == Counts(tracked=2, failed=1, missed=1, imagined=1, noticed=1)
+    assert scores.counts == Counts(
+        tracked=2, failed=1, missed=1, false_positives=1, true_negatives=1
+    )
     assert scores.noticed == pytest.approx(1 / 3)  # of frames 2, 4 and 5
     assert scores.false_alarms == pytest.approx(1 / 3)  # of frames 1, 3 and 6
     assert scores.found == 1.0
@@ -158,7 +160,7 @@ def test_the_program_writes_a_table(footage, tmp_path, capsys):
     assert "| static | 2 | 0." in capsys.readouterr().out
     assert cv2.imread(str(tmp_path / "reliability.png")).shape[2] == 3
     figures = json.loads((tmp_path / "long.json").read_text())["static"]
-    assert figures["counts"]["noticed"] == 0
+    assert figures["counts"]["true_negatives"] == 0
     assert figures["noticed"] == 0.0
 
 

@@ -155,14 +155,14 @@ def test_other_tasks_are_refused(path: Path, task: str) -> None:
         ),
         (2, {"inputs": ["conv.2"]}, "takes 'conv.2', which no node before it makes"),
         (2, {"inputs": ["add.6"]}, "takes 'add.6', which no node before it makes"),
-        (2, {"inputs": []}, "takes 1 inputs, 0 are given"),
-        (6, {"inputs": ["conv.2"]}, "takes 2 inputs, 1 are given"),
-        (6, {"inputs": ["conv.2", "image"]}, "takes whole or real, pixels come"),
-        (4, {"inputs": ["conv.2"]}, r"\(conv_bits\): takes bits, real come"),
+        (2, {"inputs": []}, "expected 1 inputs, got 0"),
+        (6, {"inputs": ["conv.2"]}, "expected 2 inputs, got 1"),
+        (6, {"inputs": ["conv.2", "image"]}, "expected whole or real, got pixels"),
+        (4, {"inputs": ["conv.2"]}, r"\(conv_bits\): expected bits, got real"),
         (
             5,
             {"inputs": ["binary.3.sign.0"]},
-            r"\(affine\): takes pixels or whole or real, bits come",
+            r"\(affine\): expected pixels or whole or real, got bits",
         ),
         (2, {"inputs": [3]}, "node 'conv.2': inputs are"),
         (2, {"inputs": "image"}, "a node is"),
@@ -181,7 +181,7 @@ def test_other_tasks_are_refused(path: Path, task: str) -> None:
         (2, {"bytes": [["weight"]]}, "expected a list of names"),
         (2, {"bytes": ["weight"]}, "weight is not kept as bytes and their steps"),
         (2, {"bytes": ["none"]}, "none is not kept as bytes and their steps"),
-        (15, {"inputs": ["global_pool.13"]}, "takes a vector"),
+        (15, {"inputs": ["global_pool.13"]}, "expected a vector"),
         (13, {"inputs": ["flatten.14"]}, "no node before it"),
         (
             14,
@@ -219,7 +219,7 @@ def test_a_changed_node_is_refused(
         (4, {"groups": 2}, "weight is uint8"),
         (4, {"border": 0}, "border=0, expected -1 or 1"),
         (4, {"border": 1.0}, "border=1.0, expected -1 or 1"),
-        (4, {"channels": 17}, "takes 17 channels, 16 come"),
+        (4, {"channels": 17}, "expected 17 channels, got 16"),
         (10, {"ceil": 1}, "ceil=1, expected true or false"),
         (10, {"padding": 2}, "padding=2 is over half of kernel=2"),
         (10, {"kernel": 100}, "its output would be"),
@@ -306,7 +306,7 @@ def test_maps_too_large_together_are_refused() -> None:
     first = image(1 << 10, 1 << 10, 1)
     rest = [Node("0", "affine", ("image",), {}, {"scale": np.ones(1, np.float32)})]
     rest += [Node(f"{n}", "relu", (f"{n - 1}",)) for n in range(1, 20)]
-    message = r"node '15' \(relu\): up to here the maps of one image take more memory than"
+    message = r"node '15' \(relu\): up to here the maps of one image need too much memory for"
     with pytest.raises(ValueError, match=message):
         classifier(first, *rest)
     classifier(first, conv(16, 16, 0, outputs=400), *rest)

@@ -209,8 +209,8 @@ def test_videos_that_share_a_name_with_those_of_val_are_trained_on(
 def test_default_data_is_synthetic_and_says_so(tmp_path, monkeypatch, teacher, capsys):
     from rbsf.datasets.pairs import training_data
 
-    few = {"count": 2, "frames": 3, "size": (120, 90), "seed": 1}
-    monkeypatch.setattr(training_data, "SYNTHETIC", few)
+    monkeypatch.setattr(training_data, "SYNTHETIC_VIDEOS", 2)
+    monkeypatch.setattr(training_data, "SYNTHETIC_FRAMES", 3)
     out = tmp_path / "runs" / "x"
     assert main(["--teacher", str(teacher), "--out", str(out), *QUICK, "--epochs", "1"]) == 0
     first, second, *others = capsys.readouterr().out.splitlines()
@@ -239,7 +239,7 @@ def test_ctrl_c_at_the_terminal_ends_a_training_with_loader_processes(store, tea
     _, errors = training.communicate(timeout=90)
     assert training.returncode == 130, errors
     assert "Traceback" not in errors
-    assert "continue with --resume" in errors
+    assert "repeat the command with --resume" in errors
     assert load_checkpoint(run / "checkpoint.pt")["epoch"] < 50
 
 
@@ -347,13 +347,15 @@ def test_half_a_checkpoint_and_anothers_checkpoint_are_refused(run):
     assert yaml.safe_load(config.read_text())["model"] == "rbsf"
     text = config.read_text()
     config.write_text(text.replace("model: rbsf", "model: xnor"))  # as another training's
-    with pytest.raises(ValueError, match="not of this network and configuration"):
+    with pytest.raises(ValueError, match="does not fit this network and configuration"):
         resume(run)
     config.write_text(text)
     state = load_checkpoint(checkpoint)
     del state["random"]  # which older checkpoints lack
     save_checkpoint(checkpoint, state)
-    with pytest.raises(ValueError, match=r"not of this network and configuration \('random'\)"):
+    with pytest.raises(
+        ValueError, match=r"does not fit this network and configuration \('random'\)"
+    ):
         resume(run)
     save_checkpoint(checkpoint, {"version": 99})
     with pytest.raises(ValueError, match="not a checkpoint of version 1"):
@@ -420,7 +422,7 @@ def test_checkpoints_that_lack_parts_are_not_resumed(run, changes):
     checkpoint = run / "checkpoint.pt"
     state = load_checkpoint(checkpoint) | changes
     save_checkpoint(checkpoint, {key: value for key, value in state.items() if value is not None})
-    with pytest.raises(ValueError, match=r"checkpoint\.pt: not of this network and") as error:
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: does not fit this network and") as error:
         main(["--resume", "--out", str(run), "--epochs", "2"])
     assert "\n" not in str(error.value)
 

@@ -8,6 +8,7 @@ from requirements import case
 from rbsf.system.yaml_file import read_yaml_file
 from rbsf.tools.recipes.siamese_config import SiameseConfig
 from rbsf.tracker.flags import read_constants
+from rbsf.tracker.siamfc import TrackerConfig
 from rbsf.train.config import parse_config, read_yaml
 
 BAD = {
@@ -59,7 +60,13 @@ def test_encodings(tmp_path):
         read_yaml_file(path)
 
 
-@pytest.mark.parametrize("read", [read_constants, lambda path: read_yaml(SiameseConfig, path)])
+READERS = [
+    lambda path: read_constants(path, TrackerConfig),
+    lambda path: read_yaml(SiameseConfig, path),
+]
+
+
+@pytest.mark.parametrize("read", READERS)
 def test_aliases_of_aliases(read):
     path = case("hostile") / "yaml_laughs_value.yaml"
     with pytest.raises(ValueError, match=r"value\.yaml: not YAML \(line 3: an alias"):

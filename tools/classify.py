@@ -1,7 +1,7 @@
-"""Class images by a trained classifier, or measure its accuracy and speed on a test set.
+"""Classify images by a trained classifier, or measure its accuracy and speed on a test set.
 
-Packed files run without PyTorch, including your own networks, written by `export_network`. These
-get the largest middle part of an image that has their proportions, in grey if they take one
+Packed files run without PyTorch, including your own networks, written by `export_network`. For
+these, images are cropped to the largest central part of their proportions, in grey if they take one
 channel. --compare runs a weights file both packed and in PyTorch, and counts the images on which
 the two differ.
 """

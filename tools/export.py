@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.models import EXEMPLAR_SIZE, SEARCH_SIZE
 from rbsf.shipped import find_trained
 from rbsf.system.flags import make_parser
 from rbsf.system.program import check_not_input, check_writable, require, run
@@ -40,6 +41,7 @@ EXAMPLES = """
 --weights runs/rbsf/rbsf.safetensors --out rbsf.onnx --format onnx
 """
 FRAMES = 8  # frames on which results are compared
+WRONG_FIRST_BITS = "--first-bits is for packed files of RB-SF and XNOR trackers; leave it out"
 SUFFIXES = {"packed": ".safetensors", "onnx": ".onnx"}  # suffix of --out, by --format
 
 
@@ -80,7 +82,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read_crops(video: str | None, size: int = 255) -> np.ndarray:
+def read_crops(video: str | None, size: int = SEARCH_SIZE) -> np.ndarray:
     """The middles of frames as crops, uint8 `[N, size, size, 3]`; made-up frames without `video`.
 
     Raises ValueError if the video has no frame.
@@ -102,30 +104,38 @@ def read_crops(video: str | None, size: int = 255) -> np.ndarray:
     return np.stack(crops)
 
 
-def export_packed(weights: Path, out: Path, video: str | None, first_bits: int = 7) -> None:
-    """Write a packed file; print its size and how it agrees with PyTorch."""
+def export_packed(weights: Path, out: Path, video: str | None, first_bits: int | None) -> None:
+    """Write a packed file; print its size and how it agrees with PyTorch.
+
+    Raises ValueError for `first_bits` if the network is no tracker of SiamFC's form.
+    """
     from rbsf.engine.run import Engine
     from rbsf.export.compare import torch_logits
+    from rbsf.export.first_layer import FIRST_BITS
     from rbsf.export.pack import classifier_input, pack_weights
     from rbsf.models import TRACKERS, WHOLE
     from rbsf.tracker.weights import read_weights
 
     net, model, info = read_weights(weights)
+    if first_bits and model not in TRACKERS:
+        raise ValueError(WRONG_FIRST_BITS)
     if model in (*TRACKERS, *WHOLE):
         images = read_crops(video)
     else:
         images = read_images(video, classifier_input(weights, info).shape)
-    exported = pack_weights(weights, out, first_bits)
+    exported = pack_weights(weights, out, first_bits or FIRST_BITS)
     print_size(exported.net, out)
-    print(f"to the rounded network in float64, operation by operation: {exported.compare(images)}")
+    agreement = exported.compare(images)
+    print(f"compared with the rounded network in float64, operation by operation: {agreement}")
     engine = Engine(out)
     found = engine(images)
     taken = exported.images
     expected = torch_logits(exported.net, images, taken.mean, taken.std)
-    print(f"{engine.isa} engine to PyTorch in float32: {describe_difference(found, expected)}")
+    difference = describe_difference(found, expected)
+    print(f"{engine.isa} engine compared with PyTorch in float32: {difference}")
     if model in TRACKERS:  # the first layer of these was rounded
         given = torch_logits(net, images, taken.mean, taken.std)
-        print(f"to the weights as given: {describe_difference(found, given)}")
+        print(f"compared with the given weights: {describe_difference(found, given)}")
     if engine.in_numpy:
         print(f"operations without a kernel, which run in NumPy: {', '.join(engine.in_numpy)}")
 
@@ -221,7 +231,8 @@ def export_two(net: nn.Module, exported: Exported, images: np.ndarray, out: Path
     features = torch_logits(net, images)
     print(f"features to PyTorch: {describe_difference(run_graph(backbone, images), features)}")
     write_graph(head_graph(graph), head, about_head)
-    template = features[:1, :, 8:14, 8:14].copy()
+    middle = slice(8, 14)  # cells of the exemplar in the middle of a search region
+    template = features[:1, :, middle, middle].copy()
     response = F.conv2d(torch.from_numpy(features), torch.from_numpy(template)).numpy()
     found = run_head(head, template, features)
     print(f"response to PyTorch: {describe_difference(found, response)}")
@@ -247,7 +258,9 @@ def export_two_with_head(net: RBSF2, exported: Exported, images: np.ndarray, out
     for graph, path, about in graphs:
         write_graph(graph, path, about)
     backbone, head = paths_of(out)
-    exemplar = images[:1, 64:191, 64:191]
+    start = (SEARCH_SIZE - EXEMPLAR_SIZE) // 2
+    middle = slice(start, start + EXEMPLAR_SIZE)
+    exemplar = images[:1, middle, middle]
     template = torch_logits(net.backbone, exemplar)
     features = torch_logits(net.backbone, images)
     steps = run_graph(backbone, images)
@@ -274,31 +287,18 @@ def write_graph(graph: ModelProto, path: Path, about: dict[str, str]) -> None:
     print(f"{path}: {path.stat().st_size:,} bytes")
 
 
-def rounds_first_layer(weights: Path) -> bool:
-    """Whether --first-bits suits a weights file: whether it is a tracker of SiamFC's form.
-
-    Raises the errors of `load_weights`.
-    """
-    from rbsf.models import TRACKERS
-    from rbsf.tracker.weights import read_weights
-
-    return read_weights(weights)[1] in TRACKERS
-
-
 def main(argv: list[str] | None = None) -> None:
     """Export, compare, print."""
     args = parse_args(argv)
     check_out(args.out, args.format, args.weights)
     require("onnx" if args.format == "onnx" else "train")
     check_writable(args.out)
-    if args.first_bits and (args.format != "packed" or not rounds_first_layer(args.weights)):
-        raise ValueError(
-            "--first-bits is for packed files of RB-SF and XNOR trackers; leave it out"
-        )
-    if args.format == "onnx":
-        export_onnx(args.weights, args.out, args.check)
-    else:
-        export_packed(args.weights, args.out, args.check, args.first_bits or 7)
+    if args.format == "packed":
+        export_packed(args.weights, args.out, args.check, args.first_bits)
+        return
+    if args.first_bits:
+        raise ValueError(WRONG_FIRST_BITS)
+    export_onnx(args.weights, args.out, args.check)
 
 
 def check_out(out: Path, form: str, weights: Path) -> None:

@@ -1,11 +1,11 @@
-"""Give videos or pictures that have no boxes targets to learn from, by a published tracker.
+"""Find targets to learn from in videos or pictures without boxes, by a published tracker.
 
 The tracker's box regression pulls random boxes onto things. In a video each thing is followed to
 the end and back again. The frames in which both ways agree become its track. Half of the tracks
 begin in the first frame, half in the last. A track NAME_1.txt has a box for each frame, or nan
-where none is known; it stands beside a link to the video. In a picture the things count that the
-tracker tells from their surroundings best. Their boxes are rows of boxes.csv, which stands beside
-links to the pictures. A run that was interrupted goes on where it was.
+where none is known; it stands beside a link to the video. In a picture the things that
+stand out best are kept. Their boxes are rows of boxes.csv, which stands beside links to the
+pictures. A run that was interrupted goes on where it was.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
         type=Path,
         required=True,
         metavar="PATH",
-        help="Write the crops to this file, or go on with it where it is there",
+        help="Write the crops to this file, or continue it if it exists",
     )
     add(
         "--every",

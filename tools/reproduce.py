@@ -57,7 +57,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME",
         help=f"A table, one of {', '.join(NAMES)}, or a .yaml file of your own",
     )
-    add("--list", action="store_true", help="Print the cells and their commands, and train nothing")
+    add(
+        "--list",
+        action="store_true",
+        help="Print the trainings and their commands, and train nothing",
+    )
     add(
         "--out",
         type=Path,
@@ -107,8 +111,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--test",
         action="append",
         metavar="NAME=PATH",
-        help="Track with each training over this --dataset and --root of eval/run_benchmarks.py;"
-        " repeatable (default: none, so that what is missing is trained and no more)",
+        help="Track with each trained network over this data set of eval/run_benchmarks.py, in the"
+        " folder PATH; repeatable (default: none, which only trains)",
     )
     add(
         "--workers",

@@ -65,8 +65,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--init",
         action=OfVideo,
         metavar="X,Y,W,H",
-        help="Follow the target that this box shows in the first frame that is tracked: left and"
-        " top side, width and height in pixels; repeatable (default: none; give it, or --select)",
+        help="Follow the target in this box of the first frame that is tracked: left and top"
+        " side, width and height in pixels; repeatable (default: none; give it, or --select)",
     )
     target.add_argument(
         "--select", action="store_true", help="Draw the boxes with the mouse in place of --init"

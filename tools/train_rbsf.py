@@ -21,7 +21,7 @@ if not __package__:  # run as a file: the checkout is used if nothing is install
 
 from rbsf.system.program import require, run
 
-EXAMPLE = "--data GOT-10k/train --teacher siamfc.safetensors --out runs/got10k"
+EXAMPLE = "--data GOT-10k/train --out runs/got10k"
 
 
 def main(argv: list[str] | None = None) -> int:

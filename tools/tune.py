@@ -107,8 +107,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         type=process_count,
         default=1,
         metavar="N",
-        help="Track in N processes, each with --threads threads or one; up to N - 1 trials too many"
-        " may be made",
+        help="Track in N processes, each with --threads threads or one; up to N - 1 extra trials"
+        " may run",
     )
     add("--seed", type=seed_number, default=0, metavar="N", help="Draw the trials by this number")
     add_network_flags(parser)

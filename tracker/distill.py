@@ -118,7 +118,7 @@ def presence_logits(net: Any, exemplar: Tensor, search: Tensor) -> Tensor:
 
 
 def on_true_boxes(lesson: Lesson, batch: dict[str, Tensor]) -> Lesson:
-    """The lesson without what the teacher takes for the target elsewhere than on the true box.
+    """The lesson with a class map that is 0 outside of the true box.
 
     Half a step between positions is added on each side, so that a small box has a position. A
     negative pair has no true box.
@@ -144,7 +144,7 @@ def _within(count: int, middle: Tensor, reach: Tensor) -> Tensor:
 
 
 def cells_near(target: Tensor) -> Tensor:
-    """Share `[N, H + 1, W + 1]` of each cell on the target, from that of positions `[N, H, W]`.
+    """Share of each cell on the target, `[N, H + 1, W + 1]`, from those of positions, `[N, H, W]`.
 
     A position lies between four cells.
     """
@@ -164,7 +164,7 @@ def middle_of(features: Tensor) -> Tensor:
 
 
 def both_alike(on: Tensor) -> Tensor:
-    """Weights `[N, H, W]` with which the target weighs as much as the rest; their sum is 1.
+    """Weights `[N, H, W]`, half of them on the target, half on the rest; their sum is 1.
 
     `on`: share of each place that is on the target, 0 to 1. If the shares add up to less than 1,
     the target weighs less and the sum is smaller.

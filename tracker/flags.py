@@ -62,7 +62,7 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_constants_flag(flags: Flags, choose: bool = False) -> None:
     """Add --constants; `choose` says that they choose the network if none is named."""
-    chosen = ". If no network is named, the one that these constants are for is taken"
+    chosen = ". If no network is named, they choose it too"
     flags.add_argument(
         "--constants",
         type=find_constants,

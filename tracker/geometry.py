@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-EXEMPLAR_SIZE = 127  # pixels, side of the target's crop (SiamFC, section 2.4)
-SEARCH_SIZE = 255  # pixels, side of the search crop, at the same scale
+from rbsf.models import EXEMPLAR_SIZE
+from rbsf.models import SEARCH_SIZE as SEARCH_SIZE  # for importers of this file
+
+FROM_NEW_PIXELS = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # the map is from new pixels to old ones
 STRIDE = 8  # pixels of the search crop between neighbouring responses
 CONTEXT = 0.5  # share of (w + h) / 2 added on each side of the target
 
@@ -75,7 +77,7 @@ def crop_square(
         part,
         crop_to_part,
         (size, size),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        flags=FROM_NEW_PIXELS,
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=(*(float(c) for c in border), 0),
     )

@@ -18,7 +18,7 @@ class State(str, Enum):
 
     TRACKED = "tracked"  # the target is in the box
     UNSURE = "unsure"  # the target may be in the box; its size is kept and nothing is learned
-    LOST = "lost"  # the target is not in the box; the box stays, and a search starts
+    LOST = "lost"  # the target is not in the box, which keeps its size; a search starts
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def _read_python(path: Path, cifar: Cifar, check: str) -> tuple[np.ndarray, np.n
     batch = parse_pickle(content, path)
     if not isinstance(batch, dict) or not {"data", cifar.labels} <= batch.keys():
         lacks = f"no 'data' and {cifar.labels!r}"
-        raise ValueError(f"{path}: not a batch of CIFAR ({lacks}); is it of the other set?")
+        raise ValueError(f"{path}: not a batch of CIFAR ({lacks}); is it CIFAR-10 or CIFAR-100?")
     images = batch["data"]
     if not isinstance(images, np.ndarray):
         raise ValueError(f"{path}: 'data' is {type(images).__name__}, not uint8 [n, {PIXELS}]")

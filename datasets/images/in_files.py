@@ -45,7 +45,7 @@ class FolderData(Labelled):
     labels: np.ndarray
     classes: tuple[str, ...]
     size: int = 224
-    share: float = 224 / 256
+    share: float = 224 / 256  # side of the evaluation crop / short side of the image
     skip_broken: bool = False
     workers: int = 0
     reduced: bool = True  # decode JPEGs at a fraction of their size if the crop allows it

@@ -215,5 +215,5 @@ def _plain_value(value: Any) -> Any:
     if isinstance(value, _Array):
         return value.value
     if isinstance(value, _Type | _Call):
-        raise ValueError("a name that stands alone")
+        raise ValueError("it holds a bare class")
     return value

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from rbsf.datasets.pairs.crop_store import CROP_CENTER, CROP_SIZE
-from rbsf.tracker.geometry import EXEMPLAR_SIZE
+from rbsf.tracker.geometry import EXEMPLAR_SIZE, FROM_NEW_PIXELS
 from rbsf.train.config import setting
 
 # Largest offset of pasted things from the middle, in pixels, in x and in y. After the default
@@ -26,7 +26,6 @@ COVER = 2.0  # sides of the ellipse that hides a target, in sides of its box
 WINDOW_ZOOM = 1.5  # windows are enlarged or shrunk by up to this factor
 PLACES = 4  # places to choose from for a window, or for a target in a scene
 PATCH = 64  # side of the square that is compared at each place, in pixels
-FROM_NEW_PIXELS = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # the map is from new pixels to old ones
 
 
 @dataclass

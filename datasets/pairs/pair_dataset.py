@@ -21,7 +21,6 @@ from rbsf.datasets.batches import shares
 from rbsf.datasets.loader import open_loader
 from rbsf.datasets.pairs.crop_store import CROP_CENTER, CropStore
 from rbsf.datasets.pairs.mixing import (
-    FROM_NEW_PIXELS,
     MixConfig,
     Target,
     add_distractor,
@@ -33,7 +32,7 @@ from rbsf.datasets.pairs.mixing import (
     turned,
 )
 from rbsf.datasets.pairs.sampling import Pair, PairDraws, Row
-from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, mean_color
+from rbsf.tracker.geometry import EXEMPLAR_SIZE, FROM_NEW_PIXELS, SEARCH_SIZE, mean_color
 from rbsf.train.config import setting
 
 Item = dict[str, torch.Tensor]

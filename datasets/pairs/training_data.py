@@ -18,7 +18,9 @@ from rbsf.system.text import encode
 # Most crops of one sequence, evenly spaced. More of one target teach little and take 16 kB each.
 MAX_CROPS = 200
 HELD_OUT = 4  # at most 1/HELD_OUT of the sequences is held out
-SYNTHETIC_FOLDER = "synthetic"  # in the cache: the videos that are made if no data is given
+# The videos that are made if no data is given: their folder in the cache, and how many they are.
+SYNTHETIC_FOLDER = "synthetic"
+SYNTHETIC_VIDEOS, SYNTHETIC_FRAMES = 40, 60
 
 
 def open_stores(
@@ -145,5 +147,5 @@ def _synthetic(cache: Path, make: bool) -> Path:
 
     root = cache / SYNTHETIC_FOLDER
     if make and not (root / "train" / "list.txt").is_file():
-        write_got10k(root / "train", count=40, seed=1, frames=60)
+        write_got10k(root / "train", SYNTHETIC_VIDEOS, seed=1, frames=SYNTHETIC_FRAMES)
     return root

@@ -17,10 +17,10 @@ from rbsf.datasets.synthetic.textures import (
     texture,
     value_noise,
 )
+from rbsf.tracker.geometry import FROM_NEW_PIXELS
 
 GRAIN = 64  # pixels by which the sheet of noise is larger than the frame
 TINT = np.array([[0.8, 0.8, 0.8], [0.2, 0.0, -0.2]])  # RGB: brightness; change from warm to cold
-FROM_NEW_PIXELS = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # the map is from new pixels to old ones
 MARGIN = 8  # pixels around a figure that are painted with it
 OWN_RANGES = ("target", "scale", "distractors")  # settings whose range is not "0 or more"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_FPS = 60_000  # frames a second that a video is written at; a header's higher rate is ignored
+
 
 @dataclass(frozen=True)
 class Codec:

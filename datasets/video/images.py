@@ -246,7 +246,7 @@ def warn_of_other_files(folder: Path, names: Iterable[str]) -> None:
     """Warn of those files among `names` that are neither images nor notes, as they are left out."""
     known = (*IMAGE_SUFFIXES, *NOTES)
     if others := [name for name in names if Path(name).suffix.lower() not in known]:
-        fault = f"{len(others)} files are of no known ending of images and are left out"
+        fault = f"{len(others)} files have no suffix of an image and are left out"
         warnings.warn(f"{folder}: {fault}, such as {others[0]}", stacklevel=3)
 
 

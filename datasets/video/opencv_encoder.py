@@ -33,7 +33,8 @@ class OpenCvEncoder:
         from_file: bool = False,
     ) -> None:
         self.left_out = "sound, where there was any, is left out" if from_file else ""
-        self._fps, self._live, self._written = fps, live, 0
+        self._fps, self._live = fps, live
+        self.written = 0  # number of frames that the file should hold
         letters = cv2.VideoWriter.fourcc(*codec.encoder)
         with quiet():
             self._writer = cv2.VideoWriter(encodable(path), letters, fps, size)
@@ -42,15 +43,10 @@ class OpenCvEncoder:
 
     def write(self, image: np.ndarray, seconds: float) -> None:
         """Append a frame, `[H, W, 3]` uint8 RGB, `seconds` after the first one."""
-        copies = max(1 + int(seconds * self._fps) - self._written, 0) if self._live else 1
+        copies = max(1 + int(seconds * self._fps) - self.written, 0) if self._live else 1
         for _ in range(copies):
             self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        self._written += copies
-
-    @property
-    def written(self) -> int:
-        """Number of frames that the file should hold."""
-        return self._written
+        self.written += copies
 
     def close(self) -> None:
         """Finish the file. OpenCV does not report a full disk."""

@@ -12,11 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from rbsf.datasets.video.codecs import MAX_FPS
 from rbsf.datasets.video.containers import as_shown, display_turn, has_index
 from rbsf.datasets.video.images import check_video_size, encodable
 
 COMMON_FPS = 240  # a higher rate in a header is usually its time unit, such as 1/600 s
-MAX_FPS = 60_000  # a higher rate in a header is ignored
 MEASURED_FRAMES = 10  # frames whose timestamps give the rate if the header is doubtful
 ATTEMPTS = 25  # a video has ended after so many failed reads in a row
 NOT_DECODED = {"av01": "AV1", "vvc1": "VVC"}  # codecs that OpenCV's packages lack

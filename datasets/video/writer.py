@@ -10,14 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from rbsf.datasets.video.codecs import CODECS, MPEG4, Codec
+from rbsf.datasets.video.codecs import CODECS, MAX_FPS, MPEG4, Codec
 from rbsf.datasets.video.encoders import Encoder, Original, count_written, make_encoder
 from rbsf.datasets.video.images import encodable
 from rbsf.system.lock import locked_name
 from rbsf.system.program import check_writable
 
 WRITABLE_SUFFIXES = tuple(CODECS)
-MAX_FPS = 60_000  # frames a second that a video can be written at
 
 
 class VideoWriter:

@@ -130,7 +130,7 @@ def infer_maps(nodes: Sequence[Node], check_values: bool = False) -> dict[str, M
             maps[node.name] = made
             allowed -= made.bytes
             if allowed < 0:
-                fault = "take more memory than so small a network may"
+                fault = "need too much memory for so small a network"
                 raise ValueError(f"up to here the maps of one image {fault}")
             products += _bit_products(node, made)
             if products > MAX_BIT_PRODUCTS:
@@ -155,10 +155,10 @@ def _check(node: Node, inputs: list[Map], check_values: bool) -> Map:
     """The map that `node` makes; raises ValueError if anything does not fit."""
     op = OPS[node.op]
     if len(inputs) != len(op.takes):
-        raise ValueError(f"takes {len(op.takes)} inputs, {len(inputs)} are given")
+        raise ValueError(f"expected {len(op.takes)} inputs, got {len(inputs)}")
     for x, kinds in zip(inputs, op.takes, strict=True):
         if x.kind not in kinds:
-            raise ValueError(f"takes {' or '.join(kinds)}, {x.kind} come")
+            raise ValueError(f"expected {' or '.join(kinds)}, got {x.kind}")
     if set(node.attributes) != set(op.attributes):
         found, expected = sorted(node.attributes), sorted(op.attributes)
         raise ValueError(f"has attributes {found}, expected {expected}")

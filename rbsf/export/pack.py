@@ -26,7 +26,7 @@ from rbsf.export.first_layer import FIRST_BITS, pack_first, quantise_first, roun
 from rbsf.export.fold import fold
 from rbsf.export.trace import trace
 from rbsf.layers import binary_layers
-from rbsf.models import TRACKERS, WHOLE
+from rbsf.models import EXEMPLAR_SIZE, SEARCH_SIZE, TRACKERS, WHOLE
 from rbsf.models.rbsf2 import RBSF2, Search
 from rbsf.models.whole import STEP
 from rbsf.weights import load_weights
@@ -44,10 +44,9 @@ class Images:
     std: Sequence[float] = (1.0,)
 
 
-EXEMPLAR_SIZE = 127  # side of a template's crop in pixels
 CROPS = Images((EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3))  # a tracker's input; it may also be larger
 MAX_INPUT = 4096  # largest side of a classifier's images, in pixels
-REGIONS = Images((255, 255, 3))  # the input of a tracker with a head
+REGIONS = Images((SEARCH_SIZE, SEARCH_SIZE, 3))  # the input of a tracker with a head
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+EXEMPLAR_SIZE = 127  # pixels, side of the target's crop (SiamFC, section 2.4)
+SEARCH_SIZE = 255  # pixels, side of the search crop, at the same scale
+
 TRACKERS = {"siamfc": "", "xnor": "xnor", "rbsf": "rbcn"}  # SiamFC backbones: method, "" = real
 CLASSIFIERS = {  # name -> "file:function" in rbsf.models
     "resnet18": "resnet:resnet18",

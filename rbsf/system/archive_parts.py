@@ -56,7 +56,7 @@ def find_parts(folder: Path, stem: str) -> list[Path]:
     if len(found) > 1:
         raise ValueError(
             f"{folder} holds parts of two sets, such as {' and '.join(found.values())};"
-            " leave those of one"
+            " keep one set"
         )
     parts = _part_paths(folder, stem, max(found, default=0))
     missing = [part.name for part in parts if not part.is_file()]

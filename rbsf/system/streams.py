@@ -9,7 +9,7 @@ from typing import Any
 
 
 class _Unfailing:
-    """A standard stream; what it cannot write any more is dropped."""
+    """A standard stream; text that it cannot write any more is dropped."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         self._stream = stream
@@ -42,7 +42,7 @@ class _Unfailing:
 
 
 def mend_streams() -> None:
-    """Let neither a stream that is closed, full or broken end the program, nor its encoding."""
+    """Keep the program alive if a stream is closed, full or broken, or cannot encode a text."""
     for number in range(3):
         _open_if_closed(number)
     sys.stdout = _mended(sys.stdout, 1)

@@ -46,4 +46,4 @@ def check_parts(state: dict[str, Any], path: str | Path) -> None:
     wrong = [name for name, kind in PARTS.items() if not isinstance(state.get(name), kind)]
     if wrong or min(state["epoch"], state["index"]) < 0:
         what = ", ".join(map(repr, wrong)) or "a position below 0"
-        raise ValueError(f"{path}: not of this network and configuration ({what})")
+        raise ValueError(f"{path}: does not fit this network and configuration ({what})")

@@ -276,7 +276,8 @@ def _add_flag(parser: Flags, name: str, each: Setting, default: Any) -> None:
     elif typing.get_origin(kind) is list:
         parser.add_argument(flag, action="append", help=text, metavar=_metavar(kind, each))
     elif each.choices:
-        parser.add_argument(flag, type=kind, help=text, choices=each.choices)
+        shown = each.metavar or None
+        parser.add_argument(flag, type=kind, help=text, choices=each.choices, metavar=shown)
     else:
         action = parser.add_argument(flag, type=kind, help=text, metavar=_metavar(kind, each))
         if default == "":

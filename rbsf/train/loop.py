@@ -17,7 +17,7 @@ from tqdm import tqdm
 from rbsf.maps import CALIBRATION
 from rbsf.system.stop import StopRequest
 from rbsf.system.text import one_line
-from rbsf.train import distributed
+from rbsf.train import CHECKPOINT, distributed
 from rbsf.train.capture import CapturedSteps
 from rbsf.train.checkpoint import check_parts, save_checkpoint
 from rbsf.train.forecast import END, NORM_STEP, STEP, Forecast, Work
@@ -25,15 +25,13 @@ from rbsf.train.log import History
 from rbsf.train.rectify import Rectifier
 from rbsf.train.run_config import RunConfig
 
-CHECKPOINT = "checkpoint.pt"
-
 
 class Stopped(Exception):
     """The signal `signum` stopped training, which saved its state at `path`."""
 
     def __init__(self, signum: int, path: Path) -> None:
         name = signal.Signals(signum).name
-        advice = "continue with --resume in the same command, or a table without it"
+        advice = "repeat the command with --resume (rbsf reproduce: without it)"
         super().__init__(f"stopped by {name}; saved {path}; {advice}")
         self.signum = signum
 
@@ -125,7 +123,7 @@ class Loop:
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = one_line(error, 160)
             raise ValueError(
-                f"{self.checkpoint}: not of this network and configuration ({reason})"
+                f"{self.checkpoint}: does not fit this network and configuration ({reason})"
             ) from None
         self.epoch, self.index = state["epoch"], state["index"]
         begun = self.epoch + (self.index > 0)  # epochs

@@ -22,14 +22,14 @@ from rbsf.export.pack import pack_weights
 from rbsf.layers import binary_layers
 from rbsf.system.files import remove_left_over
 from rbsf.system.lock import locked
-from rbsf.train import distributed
+from rbsf.train import CHECKPOINT, distributed
 from rbsf.train.checkpoint import check_parts, load_checkpoint
 from rbsf.train.config import write_yaml
 from rbsf.train.device import choose_device, keep_memory
 from rbsf.train.distributed import Process
 from rbsf.train.forecast import END, LATER, STEP, TRIED, Forecast, in_words, seconds_a_step
 from rbsf.train.log import read_log
-from rbsf.train.loop import CHECKPOINT, Loop, Stopped
+from rbsf.train.loop import Loop, Stopped
 from rbsf.train.record import describe_place, provenance, read_starts, report_size, write_record
 from rbsf.train.rectify import Rectifier
 from rbsf.train.run_config import RunConfig
@@ -207,7 +207,7 @@ class Trainer:
         shipped = None if recipe.config.teacher else recipe.shipped_teacher()
         if shipped:
             if self.process.rank == 0:
-                print(f"no --teacher given: {shipped} teaches, which ships")
+                print(f"no --teacher given: using the shipped {shipped}")
             recipe.config = dataclasses.replace(recipe.config, teacher=str(shipped))
         elif teacher := recipe.missing_teacher():
             Trainer(teacher).run_once(recipe)

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from rbsf.system.files import write_atomically
 from rbsf.system.stop import StopRequest
+from rbsf.train import CHECKPOINT
 
-CHECKPOINT = "checkpoint.pt"
 GRACE_SECONDS = 20  # time between the request to stop and the kill
 TOO_SHORT_SECONDS = 15  # nothing is started with less time left
 POLL_SECONDS = 0.2  # time between checks of running items

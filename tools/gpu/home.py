@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rbsf.system.archive_parts import MEBIBYTE, read_parts, write_parts
-from rbsf.train.worklist import CHECKPOINT
+from rbsf.train import CHECKPOINT
 
 PART_BYTES = 15 * MEBIBYTE
 ALL_BYTES = 56 * MEBIBYTE

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rbsf.models import TRACKERS
+from rbsf.models import TRACKERS, WHOLE
 from rbsf.models.alexnet import check_width
 from rbsf.shipped import CONFIGS
 from rbsf.tools.recipes.pairs import PairConfig
@@ -24,6 +24,13 @@ class SiameseConfig(PairConfig):
         "rbsf",
         "Train this network; rbsf2 has other settings, see --model rbsf2 --help",
         choices=tuple(TRACKERS),
+        metavar=f"{{{','.join([*TRACKERS, *WHOLE])}}}",
+    )
+    teacher: str | None = setting(
+        None,
+        "Learn from the float network in this file instead of the shipped one: .safetensors,"
+        " .npz, or .pth of siamfc-pytorch",
+        path=True,
     )
     width: float = setting(
         1.0, "Multiply the hidden channels by this; they are rounded to multiples of 32"

@@ -28,8 +28,8 @@ from rbsf.tools.recipes.classifier import ClassifierRecipe
 from rbsf.tools.recipes.classifier_config import RESULT, ClassifierConfig, with_defaults
 from rbsf.tools.recipes.siamese import SiameseRecipe
 from rbsf.tools.recipes.siamese_config import SiameseConfig
+from rbsf.train import CHECKPOINT
 from rbsf.train.config import check_settings, from_settings, read_yaml
-from rbsf.train.loop import CHECKPOINT
 from rbsf.train.run_config import RunConfig
 from rbsf.train.trainer import Recipe, run
 

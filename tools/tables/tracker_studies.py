@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import mean
 
 from rbsf.eval.benchmarks import BENCHMARKS, Split
-from rbsf.eval.evaluation import Benchmark, failures, find
+from rbsf.eval.evaluation import Benchmark, find
+from rbsf.eval.report import failures
 from rbsf.eval.summary import summarise
 from rbsf.eval.tables import Cell, Table, average, markdown_text
 from rbsf.eval.trackers import NetworkSpec, TrackerSpec, parse_tracker

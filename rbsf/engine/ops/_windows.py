@@ -34,7 +34,7 @@ def window_size(size: int, a: dict[str, Any]) -> int:
 def check_map(x: Map) -> None:
     """Raise ValueError if `x` is a vector."""
     if len(x.shape) != 3:
-        raise ValueError(f"takes a map (H, W, C), {x.shape} comes")
+        raise ValueError(f"expected a map (H, W, C), got {x.shape}")
 
 
 def filters(node: Node) -> int:
@@ -59,7 +59,7 @@ def convolved(node: Node, x: Map) -> tuple[int, int, int]:
     if inputs % a["groups"] or outputs % a["groups"]:
         raise ValueError(f"{inputs} to {outputs} channels do not split into {a['groups']} groups")
     if a.get("channels", inputs) != inputs:
-        raise ValueError(f"takes {a['channels']} channels, {inputs} come")
+        raise ValueError(f"expected {a['channels']} channels, got {inputs}")
     height, width = (window_size(size, a) for size in x.shape[:2])
     pixels = max(height, 0) * max(width, 0)
     if pixels * a["kernel"] ** 2 * inputs > MAX_VALUES:

@@ -11,7 +11,7 @@ from rbsf.engine.op import NUMBERS, Op
 
 def _result(node: Node, x: Map, y: Map) -> Map:
     if x.shape != y.shape:
-        raise ValueError(f"takes maps of one shape, {x.shape}, {y.shape} come")
+        raise ValueError(f"expected maps of one shape, got {x.shape}, {y.shape}")
     if {x.kind, y.kind} == {"whole"}:
         return Map(x.shape, "whole", x.largest + y.largest)
     return Map(x.shape, "real")

@@ -9,7 +9,7 @@ from rbsf.engine.op import ANY, Op, step
 def _result(node: Node, x: Map, y: Map) -> Map:
     if x.kind != y.kind or x.shape[:-1] != y.shape[:-1]:
         raise ValueError(
-            f"takes maps of one kind and size, {x.kind} {x.shape}, {y.kind} {y.shape} come"
+            f"expected maps of one kind and size, got {x.kind} {x.shape}, {y.kind} {y.shape}"
         )
     channels = x.shape[-1] + y.shape[-1]
     if channels > MAX_CHANNELS:

@@ -8,7 +8,7 @@ from rbsf.engine.ops.conv import kernel
 
 def _result(node: Node, x: Map) -> Map:
     if len(x.shape) != 1:
-        raise ValueError(f"takes a vector, {x.shape} comes; flatten the map first")
+        raise ValueError(f"expected a vector, got {x.shape}; flatten the map first")
     return Map((filters(node),), "real")
 
 

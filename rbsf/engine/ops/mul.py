@@ -17,7 +17,7 @@ def _result(node: Node, x: Map, y: Map) -> Map:
         height, width, channels = large.shape
         if small.shape not in ((1, 1, channels), (height, width, 1)):
             wanted = f"a map {large.shape} and one like it, (1, 1, C) or (H, W, 1)"
-            raise ValueError(f"takes {wanted}; {small.shape} comes")
+            raise ValueError(f"expected {wanted}; got {small.shape}")
     return Map(large.shape, "real")
 
 

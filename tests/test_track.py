@@ -328,7 +328,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match=f"{second} is one of the videos to track"):
             main([*words, "--out", "./", "--force"])
 
-    @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     def test_a_signal_keeps_what_was_computed(
         self, video: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals
     ) -> None:
@@ -565,7 +565,12 @@ def test_the_instruction_set_is_said(
 
 @pytest.mark.parametrize(
     ("signum", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        (signal.SIGHUP, 129),
+        (signal.SIGKILL, -signal.SIGKILL),
+    ],
 )
 def test_a_signal_to_a_process_keeps_what_was_computed(
     tmp_path: Path, weights: Path, signum: signal.Signals, code: int

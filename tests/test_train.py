@@ -332,6 +332,9 @@ def test_settings_of_pairs_reach_the_pairs(one_epoch, store, teacher, tmp_path):
 def test_an_earlier_training_is_not_overwritten(run, store, teacher):
     with pytest.raises(ValueError, match="holds a training already; add --resume"):
         run_main(store, teacher, run, "--epochs", "1")
+    (run / "checkpoint.pt").unlink()
+    with pytest.raises(ValueError, match="holds the weights of a training; choose another --out"):
+        run_main(store, teacher, run, "--epochs", "1")
 
 
 def test_half_a_checkpoint_and_anothers_checkpoint_are_refused(run):

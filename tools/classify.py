@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from rbsf.datasets.images.published import CHECKS
+from rbsf.datasets.images.published import CHECKS, CROP_SHARE
 from rbsf.shipped import CLASSIFIER, find_weights
 from rbsf.system.files import write_atomically
 from rbsf.system.flags import make_parser
@@ -45,8 +45,6 @@ photo.jpg photos
 --weights resnet18-packed.safetensors photos
 --weights resnet18-packed.safetensors --dataset cifar100 --root data
 """
-# Side of the crop / short side of the image, as for ImageNet, if a file does not give it.
-SHARE = 224 / 256
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Input:
     height: int
     channels: int  # 1 (grey) or 3 (RGB)
     classes: list[str]
-    share: float = SHARE  # side of the crop / short side of an image
+    share: float = CROP_SHARE  # side of the crop / short side of an image
     named: bool = True  # False: only the number of classes is known
 
 
@@ -213,7 +211,7 @@ def read_input(path: Path, info: dict[str, Any]) -> Input:
         raise ValueError(f"{path}: {missing}; train it by train_classifier.py")
     found = info["input"]
     side, channels = found["size"], len(found["mean"])
-    return Input(side, side, channels, found["classes"], found.get("share", SHARE))
+    return Input(side, side, channels, found["classes"], found.get("share", CROP_SHARE))
 
 
 def load_torch(path: Path, threads: int) -> Classifier:
@@ -322,14 +320,24 @@ def images_of(batch: dict[str, Tensor]) -> np.ndarray:
     return np.ascontiguousarray(batch["image"].permute(0, 2, 3, 1).numpy())
 
 
+class Measured(NamedTuple):
+    """What a classifier says of a test set."""
+
+    best: np.ndarray  # [N, 5] classes, likeliest first; fewer columns if there are fewer classes
+    labels: np.ndarray  # [N]
+    seconds: float  # time in the network
+
+    def figures(self) -> dict[str, float]:
+        """Accuracies in percent, and images a second."""
+        right = self.best == self.labels[:, None]  # [N, 5]
+        top1, top5 = 100 * right[:, 0].mean(), 100 * right.any(1).mean()
+        return {"top1": top1, "top5": top5, "images_per_s": len(right) / self.seconds}
+
+
 def measure(
     classifier: Classifier, data: Labelled, batch_size: int, subset: int | None
-) -> dict[str, Any]:
-    """Run the test set. Returns `best` `[N, 5]`, `labels` `[N]` and `seconds`.
-
-    `best`: the classes, likeliest first; fewer columns if there are fewer classes. `seconds`: time
-    in the network.
-    """
+) -> Measured:
+    """Run the test set, or `subset` images of it."""
     import numpy as np
     from tqdm import tqdm
 
@@ -343,14 +351,7 @@ def measure(
         seconds += time.perf_counter() - start
         best.append(np.argsort(-logits, axis=1, kind="stable")[:, :5])
         labels.append(batch["label"].numpy())
-    return {"best": np.concatenate(best), "labels": np.concatenate(labels), "seconds": seconds}
-
-
-def figures(measured: dict[str, Any]) -> dict[str, float]:
-    """Accuracies in percent, and images a second."""
-    right = measured["best"] == measured["labels"][:, None]  # [N, 5]
-    top1, top5 = 100 * right[:, 0].mean(), 100 * right.any(1).mean()
-    return {"top1": top1, "top5": top5, "images_per_s": len(right) / measured["seconds"]}
+    return Measured(np.concatenate(best), np.concatenate(labels), seconds)
 
 
 def measure_dataset(args: argparse.Namespace) -> None:
@@ -362,15 +363,15 @@ def measure_dataset(args: argparse.Namespace) -> None:
     classifiers = [load(args.weights, engine, args.threads) for engine in engines]
     test = open_test_set(args, classifiers[0].input)
     measured = {c.name: measure(c, test, args.batch_size, args.subset) for c in classifiers}
-    report: dict[str, Any] = {name: figures(result) for name, result in measured.items()}
+    report: dict[str, Any] = {name: found.figures() for name, found in measured.items()}
     for name, values in report.items():
-        count = len(measured[name]["labels"])
+        count = len(measured[name].labels)
         accuracy = f"top-1 {values['top1']:.2f}%, top-5 {values['top5']:.2f}%"
         how = f"in batches of {args.batch_size} on {args.threads} thread(s)"
         speed = f"{values['images_per_s']:.0f} images/s {how}"
         print(f"{name}: {accuracy} of {count:,} images; {speed}")
     if args.compare:
-        first, second = (result["best"][:, 0] for result in measured.values())
+        first, second = (found.best[:, 0] for found in measured.values())
         report["differing"] = int((first != second).sum())
         print(f"predictions that differ: {report['differing']} of {len(first):,}")
     if args.json:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from rbsf.datasets.images.published import CROP_SHARE
 from rbsf.shipped import find_constants
-from rbsf.tools.classify import SHARE
 from rbsf.tracker.anchor_free import MOST_CORRECTION, POSITION_STRIDE, SMALLEST, AnchorFreeConfig
 from rbsf.tracker.confidence import CONFIRMING, OFFSET, RATE, SLOPE
 from rbsf.tracker.flags import read_constants
@@ -107,7 +107,9 @@ def about_classifier(model: str, taken: dict[str, Any]) -> About:
     }
     if len(taken["mean"]) == 1:
         about["color_order"] = "gray"
-    about["crop_share"] = str(taken.get("share", SHARE))  # middle crop / short side of an image
+    about["crop_share"] = str(
+        taken.get("share", CROP_SHARE)
+    )  # middle crop / short side of an image
     return about
 
 

@@ -27,6 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rbsf.datasets.images.in_files import FolderData
+from rbsf.datasets.images.published import CROP_SHARE
 from rbsf.datasets.video.images import encodable, is_image, list_images, warn_of_other_files
 from rbsf.system.text import read_text
 
@@ -43,7 +44,7 @@ class FolderSet:
     """What a data set has to hold (None: anything), and how its images are cropped."""
 
     size: int = 224
-    share: float = 224 / 256  # side of the evaluation crop / short side of the image
+    share: float = CROP_SHARE
     classes: int | None = None
     train: int | None = None  # number of training images
     val: int | None = None  # number of validation images

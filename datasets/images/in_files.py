@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from rbsf.datasets.images.base import Labelled
 from rbsf.datasets.images.decode import CentreCrop, RandomCrop, decode_crop
+from rbsf.datasets.images.published import CROP_SHARE
 from rbsf.datasets.loader import open_loader
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # ImageNet's training images, as usually published
@@ -45,7 +46,7 @@ class FolderData(Labelled):
     labels: np.ndarray
     classes: tuple[str, ...]
     size: int = 224
-    share: float = 224 / 256  # side of the evaluation crop / short side of the image
+    share: float = CROP_SHARE
     skip_broken: bool = False
     workers: int = 0
     reduced: bool = True  # decode JPEGs at a fraction of their size if the crop allows it

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 CHECKS = ("auto", "strict", "off")
+CROP_SHARE = 224 / 256  # side of the evaluation crop / short side of the image, as for ImageNet
 LARGEST = 1 << 30  # the most bytes that are read; the largest published file has 184 million
 
 

@@ -70,8 +70,8 @@ def compare(
     values: dict[str, str],
     packed: PackedModel,
     images: np.ndarray,
-    mean: Sequence[float] = (0.0,),
-    std: Sequence[float] = (1.0,),
+    mean: Sequence[float],
+    std: Sequence[float],
 ) -> Agreement:
     """Compare on `images`, uint8 `[N, H, W, C]`; mean and std are as in `rbsf.export.trace.trace`.
 

@@ -1,4 +1,4 @@
-"""Ends a long job on Ctrl-C or SIGTERM without losing its results."""
+"""Ends a long job on Ctrl-C, SIGTERM or a closed terminal without losing its results."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from types import FrameType
 
 
 class StopRequest:
-    """Context manager: Ctrl-C and SIGTERM set `signum` instead of ending the program.
+    """Context manager: Ctrl-C, SIGTERM and SIGHUP set `signum` instead of ending the program.
 
-    A second signal of the same kind ends the program.
+    A second signal of the same kind ends the program. A closed terminal sends SIGHUP; under nohup
+    it stays ignored.
     """
 
     def __enter__(self) -> StopRequest:
         self.signum = 0
-        self._old = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._old = {signum: signal.signal(signum, self._note) for signum in _signals()}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -24,3 +25,12 @@ class StopRequest:
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         self.signum = signum
         signal.signal(signum, self._old[signal.Signals(signum)])
+
+
+def _signals() -> list[signal.Signals]:
+    """The signals that ask a program to end."""
+    signals = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup and signal.getsignal(hangup) != signal.SIG_IGN:
+        signals.append(hangup)
+    return signals

@@ -154,6 +154,8 @@ def _check_unused(folder: Path) -> None:
     if any((each / CHECKPOINT).is_file() for each in (folder, folder / "teacher")):
         advice = "add --resume to continue it, or choose another --out"
         raise ValueError(f"{folder} holds a training already; {advice}")
+    if (folder / "config.yaml").is_file() and any(folder.glob("*.safetensors")):
+        raise ValueError(f"{folder} holds the weights of a training; choose another --out")
 
 
 def _check_resumable(recipe: Recipe) -> None:

@@ -125,7 +125,7 @@ def test_a_try_out_says_how_long_it_takes_and_changes_nothing(
     flags += shlex.split("--no-gan --lambda-match 0 --response-match 0")  # the teacher is slow
     assert main([*flags, "--out", str(tmp_path / "plain")]) == 0
     said = capsys.readouterr().out
-    assert f"no --teacher given: {WEIGHTS / 'siamfc.safetensors'} teaches" in said
+    assert f"no --teacher given: using the shipped {WEIGHTS / 'siamfc.safetensors'}" in said
     assert "on this machine" not in said
     monkeypatch.setattr(SiameseRecipe, "try_out", True)
     assert main([*flags, "--out", str(tmp_path / "tried")]) == 0

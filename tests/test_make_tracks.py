@@ -15,16 +15,18 @@ from rbsf.datasets.video.sequences import load_sequences
 from rbsf.eval.metrics import overlaps
 from rbsf.tools import make_tracks
 from rbsf.tools.make_tracks import (
-    find_targets,
-    find_tracks,
     finished_files,
-    follow_and_return,
     main,
-    most_distinct,
-    random_box,
     write_boxes,
     write_record,
     write_tracks,
+)
+from rbsf.tools.tracking.discovery import (
+    find_targets,
+    find_tracks,
+    follow_and_return,
+    most_distinct,
+    random_box,
 )
 from rbsf.tracker.onnx_pair import OnnxPair, open_pair
 

@@ -2,8 +2,8 @@
 
 For in.mp4 it writes in_tracked.mp4, with the boxes drawn in, to the current folder, or
 in_tracked_2.mp4 if that name is taken. Boxes are x,y,w,h in pixels, counted from 0. Frames are
-counted from 0, targets from 1. Ctrl-C, SIGTERM, SIGHUP, or q in the window, ends a run and keeps its
-results. In a run of several videos, each --init belongs to the --video before it.
+counted from 0, targets from 1. Ctrl-C, SIGTERM, SIGHUP, or q in the window, ends a run and keeps
+its results. In a run of several videos, each --init belongs to the --video before it.
 
 While a run goes on, rows of --boxes as .csv and .txt are written to PATH.part; PATH appears at its
 end.

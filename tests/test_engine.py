@@ -440,7 +440,7 @@ def test_bad_crops_are_refused(crops: object, message: str) -> None:
 
 def test_images_too_large_for_memory_are_refused() -> None:
     engine = Engine(random_model(1, [(1, 1, 0, 1, 1, 1, False), (1, 1, 16, 1, 1, 1 << 14, False)]))
-    message = r"images of 60 x 60 pixels do not .* more memory than so small"
+    message = r"images of 60 x 60 pixels do not .* need too much memory for so small"
     with pytest.raises(ValueError, match=message):
         engine(np.zeros((1, 60, 60, 1), np.uint8))
 

@@ -243,7 +243,12 @@ def test_the_other_set_in_its_place_is_refused(tmp_path):
     for split in ("train", "test"):
         (tmp_path / split).write_bytes((tmp_path / "test_batch").read_bytes())
     (tmp_path / "meta").write_bytes(pickle.dumps({"fine_label_names": ["a"] * 100}))
-    refused(lambda: open_cifar(tmp_path, SMALL100), tmp_path / "train", "fine_labels", "other set")
+    refused(
+        lambda: open_cifar(tmp_path, SMALL100),
+        tmp_path / "train",
+        "fine_labels",
+        "CIFAR-10 or CIFAR-100",
+    )
     (tmp_path / "meta").write_bytes(pickle.dumps({"fine_label_names": ["a"] * 99}))
     refused(lambda: open_cifar(tmp_path, SMALL100), tmp_path / "meta", "names of 100 classes")
     (tmp_path / "meta").unlink()

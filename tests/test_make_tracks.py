@@ -13,10 +13,13 @@ from test_frames import write_video
 from rbsf.datasets.pairs.stills import read_stills
 from rbsf.datasets.video.sequences import load_sequences
 from rbsf.eval.metrics import overlaps
+from rbsf.system.lock import InUse, locked
 from rbsf.tools import make_tracks
 from rbsf.tools.make_tracks import (
+    Finished,
     finished_files,
     main,
+    state_of,
     write_boxes,
     write_record,
     write_tracks,
@@ -207,7 +210,7 @@ def test_tracks_replace_no_video_and_no_other_tracks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has files of something else; give an empty folder"):
         main(["--videos", str(videos), "--out", str(out), *teacher])
     (videos / "a.MKV").write_bytes(b"b")
-    with pytest.raises(ValueError, match="several files are named a, such as"):
+    with pytest.raises(ValueError, match=r"a\.MKV and a\.mp4 differ in their suffix alone"):
         main(["--videos", str(videos), "--out", str(out), *teacher])
     assert [path.name for path in out.iterdir()] == ["letter.txt"]
 
@@ -219,8 +222,8 @@ def test_tracks_replace_no_video_and_no_other_tracks(tmp_path: Path) -> None:
         "[]",
         "{}",
         '{"settings": {}}',
-        '{"settings": {}, "videos": [3]}',
-        '{"settings": {}, "videos": {"a": Infinity}}',
+        '{"settings": {}, "files": [3]}',
+        '{"settings": {}, "files": {"a": [Infinity, [1, 1]]}}',
         "[" * 100_000,
         "\xff",
     ],
@@ -228,7 +231,7 @@ def test_tracks_replace_no_video_and_no_other_tracks(tmp_path: Path) -> None:
 def test_a_damaged_record_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "tracks.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match="has files of something else; give an empty folder"):
-        finished_files(tmp_path, {})
+        finished_files(tmp_path, {}, [])
 
 
 def test_an_interrupted_run_goes_on_with_the_same_settings_alone(
@@ -236,17 +239,65 @@ def test_an_interrupted_run_goes_on_with_the_same_settings_alone(
 ) -> None:
     videos, out = tmp_path / "videos", tmp_path / "out"
     videos.mkdir()
-    for name in ("a.mp4", "b.mp4"):
-        write_video(videos / name, [np.full((90, 120, 3), 90, np.uint8)] * 3)
+    paths = [videos / name for name in ("a.mp4", "b.mp4")]
+    for path in paths:
+        write_video(path, [np.full((90, 120, 3), 90, np.uint8)] * 3)
     files = peers(real_data, "nano3_backbone.onnx", "nano3_head.onnx")
     flags = ["--videos", str(videos), "--out", str(out), "--teacher", ",".join(map(str, files))]
     settings = {"teacher": [file.name for file in files], "count": 1, "seed": 0}
     out.mkdir()
     write_record(out, settings, {})
-    (out / "a_1.txt").write_text("0,0,9,9\n")  # of a run that was stopped in its first video
-    assert finished_files(out, settings) == {}
-    write_record(out, settings, {"a.mp4": 3})
+    for number in (1, 2, 3):  # of a run that was stopped in its first video
+        (out / f"a_{number}.txt").write_text("0,0,9,9\n")
+    assert finished_files(out, settings, paths) == {}
+    write_record(out, settings, {"a.mp4": Finished(3, state_of(paths[0]))})
     assert main([*flags, "--count", "1"]) == 0
     assert capsys.readouterr().out == f"{out}: 3 targets in 2 files\n"
     with pytest.raises(ValueError, match=r"has targets of .*'count': 1.*; give an empty folder"):
         main([*flags, "--count", "2"])
+    (out / "a_3.txt").unlink()  # so it is looked at again, and the wall has nothing
+    assert main([*flags, "--count", "1"]) == 0
+    assert capsys.readouterr().out == f"{out}: 0 targets in 2 files\n"
+    assert not list(out.glob("a_*.txt"))
+    with locked(out), pytest.raises(InUse):
+        main([*flags, "--count", "1"])
+
+
+def test_pictures_that_changed_are_looked_at_again_and_lost_ones_named(tmp_path: Path) -> None:
+    pictures, out, boxes = tmp_path / "pictures", tmp_path / "out", [np.ones(4)]
+    for folder in (pictures, out):
+        folder.mkdir()
+    paths = [pictures / name for name in ("a.png", "b.png", "c.png")]
+    for path in paths:
+        path.write_bytes(b"a picture")
+        write_boxes(path, out, boxes)
+    done = {path.name: Finished(1, state_of(path)) for path in paths}
+    write_record(out, {}, done)
+    assert finished_files(out, {}, paths) == done
+    paths[1].write_bytes(b"another picture")
+    assert finished_files(out, {}, paths).keys() == {"a.png", "c.png"}
+    write_boxes(paths[2], out, [])  # as if rows were lost
+    assert finished_files(out, {}, paths).keys() == {"a.png"}
+    with pytest.raises(ValueError, match=r"has targets of a\.png, not in --videos; give the same"):
+        finished_files(out, {}, paths[1:])
+    (out / "boxes.csv").write_text("junk")
+    with pytest.raises(ValueError, match=r"boxes\.csv is damaged; give an empty folder as --out"):
+        finished_files(out, {}, paths)
+
+
+def test_targets_of_a_file_do_not_depend_on_its_neighbours(
+    real_data: Path, network: OnnxPair, tmp_path: Path
+) -> None:
+    stills = sorted((real_data / "stills").glob("caltech_Leopards_*.jpg"))[:2]
+    files = peers(real_data, "nano3_backbone.onnx", "nano3_head.onnx")
+    rows = []
+    for name, kept in (("one", stills[1:]), ("two", stills)):
+        (tmp_path / name).mkdir()
+        for still in kept:
+            (tmp_path / name / still.name).symlink_to(still)
+        flags = ["--videos", str(tmp_path / name), "--out", str(tmp_path / f"{name}_boxes")]
+        assert main([*flags, "--count", "1", "--teacher", ",".join(map(str, files))]) == 0
+        rows.append((tmp_path / f"{name}_boxes" / "boxes.csv").read_text().splitlines()[-1])
+    assert rows[0] == rows[1]
+    tiny = np.zeros((10, 10, 3), np.uint8)
+    assert find_targets(network, tiny, np.random.default_rng(0), 1) == []

@@ -3,9 +3,9 @@
 The tracker's box regression pulls random boxes onto things. In a video each thing is followed to
 the end and back again. The frames in which both ways agree become its track. Half of the tracks
 begin in the first frame, half in the last. A track NAME_1.txt has a box for each frame, or nan
-where none is known; it stands beside a link to the video. In a picture the things that
-stand out best are kept. Their boxes are rows of boxes.csv, which stands beside links to the
-pictures. A run that was interrupted goes on where it was.
+where none is known; it stands beside a link to the video. In a picture the things that stand
+out best are kept. Their boxes are rows of boxes.csv, which stands beside links to the pictures. The
+same command goes on with a run that was interrupted.
 """
 
 from __future__ import annotations
@@ -14,18 +14,22 @@ import argparse
 import csv
 import io
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.system.files import remove_left_over, write_atomically
 from rbsf.system.flags import make_parser
+from rbsf.system.lock import locked
 from rbsf.system.program import positive_int, run, seed_number
+from rbsf.system.text import listed, read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     from rbsf.tracker.onnx_pair import OnnxPair
 
 EXAMPLE = "--videos unlabelled --teacher backbone.onnx,head.onnx --out tracks"
-RECORD = "tracks.json"  # in --out: settings, and the number of targets of each finished file
+RECORD = "tracks.json"  # in --out: settings, and what is known of each finished file
 TABLE = "boxes.csv"  # in --out: the boxes of pictures
 HEADER = ["file", "x", "y", "w", "h"]
 # What reading a damaged record raises; the last two if its JSON nests deeply or has Infinity.
@@ -106,42 +110,57 @@ def main(argv: list[str] | None = None) -> int:
     files = args.teacher.split(",")
     if len(files) != 2:
         raise ValueError(f"--teacher {args.teacher!r}: give two files, BACKBONE.onnx,HEAD.onnx")
-    check_names(paths, args.out)
+    if args.out.resolve() == args.videos.resolve():
+        raise ValueError(f"--out {args.out} is the folder of --videos; give another")
+    if give is give_tracks:
+        check_names(paths)
     settings = {
         "teacher": [Path(file).name for file in files],
         "count": args.count,
         "seed": args.seed,
     }
-    done = finished_files(args.out, settings)
-    network = open_pair(*files)
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_record(args.out, settings, done)
-    failed = 0
-    for number, path in enumerate(tqdm(paths, unit="file")):
-        if path.name in done:
-            continue
-        rng = np.random.default_rng((args.seed, number))
-        try:
-            done[path.name] = give(network, path, args.out, rng, args.count)
-        except (ValueError, OSError) as error:
-            tqdm.write(f"error: {error}", file=sys.stderr)
-            failed += 1
-            continue
+    make_folder(args.out)
+    with locked(args.out):
+        remove_left_over(args.out)
+        done = finished_files(args.out, settings, paths)
+        network = open_pair(*files)
         write_record(args.out, settings, done)
-    print(f"{args.out}: {sum(done.values())} targets in {len(done)} files")
+        failed = 0
+        for path in tqdm(paths, unit="file"):
+            if path.name in done:
+                continue
+            rng = np.random.default_rng((args.seed, *path.name.encode(errors="surrogateescape")))
+            try:
+                targets = give(network, path, args.out, rng, args.count)
+            except (ValueError, OSError) as error:
+                tqdm.write(f"error: {error}", file=sys.stderr)
+                failed += 1
+                continue
+            done[path.name] = Finished(targets, state_of(path))
+            write_record(args.out, settings, done)
+    print(f"{args.out}: {sum(each.targets for each in done.values())} targets in {len(done)} files")
     return 1 if failed else 0
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder --out. Raises ValueError if it is a file."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; give a folder")
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def list_files(folder: Path) -> tuple[list[Path], Giver]:
     """The videos in a folder, or its pictures, and the function that gives one its targets.
 
-    Raises ValueError if there are both or none.
+    Raises FileNotFoundError if the folder is missing, ValueError if it has both or none.
     """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--videos {folder} is no folder; give one with videos or pictures")
     from rbsf.datasets.video.frames import VIDEO_SUFFIXES
     from rbsf.datasets.video.images import list_images
 
     videos = sorted(path for path in folder.glob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-    pictures = [folder / name for name in list_images(folder)] if folder.is_dir() else []
+    pictures = [folder / name for name in list_images(folder)]
     if videos and pictures:
         fault = f"there are videos and pictures, such as {videos[0].name} and {pictures[0].name}"
         raise ValueError(f"--videos {folder}: {fault}; give each kind a folder")
@@ -150,40 +169,72 @@ def list_files(folder: Path) -> tuple[list[Path], Giver]:
     return (videos, give_tracks) if videos else (pictures, give_boxes)
 
 
-def check_names(paths: list[Path], out: Path) -> None:
-    """Raise ValueError if targets would replace files or each other."""
-    if out.resolve() == paths[0].parent.resolve():
-        raise ValueError(f"--out {out} is the folder of --videos; give another")
-    counts = Counter(path.stem for path in paths)
-    for path in paths:
-        if counts[path.stem] > 1:
-            raise ValueError(f"several files are named {path.stem}, such as {path}; rename one")
+def check_names(videos: list[Path]) -> None:
+    """Raise ValueError if tracks of a video would replace those of another."""
+    seen: dict[str, Path] = {}
+    for path in videos:
+        other = seen.setdefault(path.stem, path)
+        if other != path:
+            raise ValueError(f"{other} and {path.name} differ in their suffix alone; rename one")
 
 
-def finished_files(out: Path, settings: dict[str, Any]) -> dict[str, int]:
-    """The number of targets of each file that an earlier run has finished, by the file's name.
+class Finished(NamedTuple):
+    """What is known of a file that has got its targets."""
 
-    Raises ValueError if that run had other settings, or if other files lie in `out`.
+    targets: int
+    state: list[int]  # of the file, see `state_of`
+
+
+def state_of(path: Path) -> list[int]:
+    """Size and time of a file, which change with its content."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def finished_files(
+    out: Path, settings: dict[str, Any], paths: Sequence[Path]
+) -> dict[str, Finished]:
+    """The files among `paths` that an earlier run has finished, by name.
+
+    A file that has changed since, or whose targets are gone, is not finished. Raises ValueError if
+    that run had other settings or other files, or if something else lies in `out`.
     """
-    if not out.is_dir() or not any(out.iterdir()):
+    if not any(path.name[0] != "." for path in out.iterdir()):  # a lock has a dot
         return {}
     foreign = f"--out {out} has files of something else; give an empty folder"
     try:
         earlier = json.loads((out / RECORD).read_text())
         others = earlier["settings"]
-        done = {name: int(count) for name, count in earlier["videos"].items()}
+        done = {
+            name: Finished(int(count), [int(size), int(written)])
+            for name, (count, (size, written)) in earlier["files"].items()
+        }
     except DAMAGE:
         raise ValueError(foreign) from None
     if others != settings:
         raise ValueError(f"--out {out} has targets of {str(others)[:200]}; give an empty folder")
-    return done
+    there = {path.name: path for path in paths}
+    if gone := sorted(done.keys() - there.keys()):
+        fault = f"has targets of {listed(gone)}, not in --videos"
+        raise ValueError(f"--out {out} {fault}; give the same files or an empty folder")
+    rows = Counter(row[0] for row in read_rows(out))
+    return {
+        name: each
+        for name, each in done.items()
+        if each.state == state_of(there[name])
+        and each.targets == (rows[name] or len(tracks_of(there[name], out)))
+    }
 
 
-def write_record(out: Path, settings: dict[str, Any], done: dict[str, int]) -> None:
+def tracks_of(video: Path, out: Path) -> list[Path]:
+    """The files of a video's tracks."""
+    form = re.compile(re.escape(video.stem) + r"_\d+\.txt")
+    return [path for path in out.glob("*.txt") if form.fullmatch(path.name)]
+
+
+def write_record(out: Path, settings: dict[str, Any], done: dict[str, Finished]) -> None:
     """Write what `finished_files` reads."""
-    from rbsf.system.files import write_atomically
-
-    record = {"settings": settings, "videos": done}
+    record = {"settings": settings, "files": done}
     write_atomically(out / RECORD, (json.dumps(record, indent=1) + "\n").encode())
 
 
@@ -232,18 +283,27 @@ def write_boxes(picture: Path, out: Path, boxes: Sequence[np.ndarray]) -> None:
     Rows of the same picture, which a killed run may have left, are replaced. A picture without
     boxes gets no link.
     """
-    from rbsf.system.files import write_atomically
-    from rbsf.system.text import read_text
-
-    table = out / TABLE
-    rows = list(csv.reader(io.StringIO(read_text(table))))[1:] if table.is_file() else []
-    kept = [row for row in rows if row[:1] != [picture.name]]
+    kept = [row for row in read_rows(out) if row[0] != picture.name]
     added = [[picture.name, *(f"{value:.1f}" for value in box)] for box in boxes]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([HEADER, *kept, *added])
     if added:
         link_to(picture, out / picture.name)
-    write_atomically(table, text.getvalue().encode())
+    write_atomically(out / TABLE, text.getvalue().encode())
+
+
+def read_rows(out: Path) -> list[list[str]]:
+    """The rows of the table, without its head; none if there is no table.
+
+    Raises ValueError, naming the file, for a table that is damaged.
+    """
+    table = out / TABLE
+    if not table.is_file():
+        return []
+    rows = list(csv.reader(io.StringIO(read_text(table))))
+    if rows[:1] != [HEADER] or any(len(row) != len(HEADER) for row in rows):
+        raise ValueError(f"{table} is damaged; give an empty folder as --out")
+    return rows[1:]
 
 
 def link_to(path: Path, link: Path) -> None:
@@ -255,10 +315,11 @@ def link_to(path: Path, link: Path) -> None:
 def write_tracks(video: Path, out: Path, tracks: Iterator[np.ndarray], left_out: int = 0) -> int:
     """Write tracks `[N, 4]` of a video, and a link to it beside each. Returns their number.
 
-    `left_out`: number of the video's frames after those of the tracks.
+    Those of an earlier run are removed. `left_out`: number of the video's frames after those of
+    the tracks.
     """
-    from rbsf.system.files import write_atomically
-
+    for old in tracks_of(video, out):
+        old.unlink()
     count = 0
     for count, boxes in enumerate(tracks, 1):
         name = f"{video.stem}_{count}"

@@ -31,7 +31,8 @@ def open_pair(backbone: str | Path, head: str | Path, threads: int = 1) -> OnnxP
     try:
         answer = try_network(network)
     except Exception as error:  # ONNX Runtime has its own error classes
-        raise ValueError(f"{backbone}, {head}: {one_line(error, 200)}") from None
+        fault = f"do not fit together ({one_line(error, 150)})"
+        raise ValueError(f"{backbone} and {head} {fault}") from None
     target, sides = answer.target.shape, answer.sides.shape
     if len(target) != 2 or sides != (4, *target):
         raise ValueError(
@@ -127,6 +128,8 @@ def load_any_size(path: str | Path) -> Any:
 def _session(path: str | Path, threads: int) -> Any:
     import onnxruntime as ort
 
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no ONNX file {path}")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # only errors

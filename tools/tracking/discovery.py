@@ -13,6 +13,7 @@ from rbsf.tracker.onnx_pair import OnnxPair
 from rbsf.tracker.target import Target
 
 SIZES = (0.08, 0.4)  # least and greatest mean side of a box, as shares of the frame's short side
+LEAST_SIDE = 32  # pixels of a frame in which things are looked for
 MAX_ASPECT = 2.0  # largest width / height, or height / width
 TRIES = 8  # random boxes for each track that is wanted
 LOOKS = 3  # how often a box is searched for in its own frame before it counts as found
@@ -44,6 +45,8 @@ def find_targets(
     """Boxes of up to `count` things in a frame, on which the network's boxes come to rest."""
     found: list[np.ndarray] = []
     height, width = frame.shape[:2]
+    if min(height, width) < LEAST_SIDE:
+        return found
     for _ in range(TRIES * count):
         box = settled(network, frame, random_box(rng, height, width))
         if box is None or any(overlap(box, other) > APART for other in found):

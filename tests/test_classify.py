@@ -158,7 +158,7 @@ def test_classify_refuses_what_it_cannot_use(image_root, trained_resnet, tmp_pat
             classify.main(flags)
     with pytest.raises(SystemExit):
         classify.main(["--weights", packed])
-    assert "give images, or --dataset" in capsys.readouterr().err
+    assert "give either images or --dataset" in capsys.readouterr().err
 
 
 def test_a_test_set_of_other_classes_is_refused(image_root, trained_resnet, tmp_path):

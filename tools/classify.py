@@ -144,7 +144,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--json", type=Path, metavar="PATH", help="Write the figures to this file too")
     args = parser.parse_args(argv)
     if bool(args.images) == bool(args.dataset):
-        parser.error("give images, or --dataset")
+        parser.error("give either images or --dataset")
     if args.compare and not args.dataset:
         parser.error("--compare needs --dataset")
     if args.json and not args.dataset:
@@ -207,8 +207,8 @@ def read_input(path: Path, info: dict[str, Any]) -> Input:
     Raises ValueError if size, mean, std or classes is missing.
     """
     if not has_input(info):
-        missing = "its info has no input (size, mean, std, classes)"
-        raise ValueError(f"{path}: {missing}; train it by train_classifier.py")
+        missing = "its info has no input (size, mean, std, classes), as a classifier's has"
+        raise ValueError(f"{path}: {missing}; give weights of train_classifier.py")
     found = info["input"]
     side, channels = found["size"], len(found["mean"])
     return Input(side, side, channels, found["classes"], found.get("share", CROP_SHARE))
@@ -267,7 +267,8 @@ def list_images(path: Path) -> list[Path]:
         raise FileNotFoundError(f"no image {path}")
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.rglob("*") if not is_hidden(file) and file.is_file())
+    # A broken link counts as a file, and is told when it is read.
+    files = sorted(file for file in path.rglob("*") if not is_hidden(file) and not file.is_dir())
     found = list(filter(is_image, files))
     if not found:
         raise ValueError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -331,7 +332,8 @@ class Measured(NamedTuple):
         """Accuracies in percent, and images a second."""
         right = self.best == self.labels[:, None]  # [N, 5]
         top1, top5 = 100 * right[:, 0].mean(), 100 * right.any(1).mean()
-        return {"top1": top1, "top5": top5, "images_per_s": len(right) / self.seconds}
+        speed = len(right) / self.seconds
+        return {"top1": top1, "top5": top5, "images_per_s": speed, "images": len(right)}
 
 
 def measure(

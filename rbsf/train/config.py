@@ -312,6 +312,8 @@ def _checked(value: Any, each: Setting, where: str) -> Any:
         value = _as_float(value)
     if not _fits(value, kind):
         expected = kind if typing.get_args(kind) else kind.__name__
+        if kind is str and isinstance(value, bool):
+            expected = "text; YAML reads on, off, yes and no as true or false, so put it in quotes"
         raise ValueError(f"{where} is {_shown(value)}; expected {expected}")
     if each.choices and value not in each.choices:
         raise ValueError(f"{where} is {_shown(value)}; expected one of {', '.join(each.choices)}")

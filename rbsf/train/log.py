@@ -105,7 +105,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
     reader = csv.DictReader(read_text(path).splitlines())
     try:
         for row in reader:
-            rows.append({name: float(value) for name, value in row.items() if value})
+            rows.append({name: _number(name, value) for name, value in row.items() if value})
             if "step" not in rows[-1]:
                 raise ValueError("no step")
     except (
@@ -118,6 +118,12 @@ def read_log(path: Path) -> list[dict[str, float]]:
         advice = "repair that line, or remove the file to start the log anew"
         raise ValueError(f"{where}: no row of a training's log ({error}); {advice}") from None
     return rows
+
+
+def _number(name: str, text: str) -> float:
+    """The number in a field; steps and epochs are whole ones."""
+    number = float(text)
+    return int(number) if name in ("step", "epoch") else number
 
 
 def _is_drawn(name: str) -> bool:

@@ -31,7 +31,7 @@ class Stopped(Exception):
 
     def __init__(self, signum: int, path: Path) -> None:
         name = signal.Signals(signum).name
-        advice = "repeat the command with --resume (rbsf reproduce: without it)"
+        advice = "repeat the command, a single training with --resume"
         super().__init__(f"stopped by {name}; saved {path}; {advice}")
         self.signum = signum
 

@@ -136,10 +136,11 @@ def run(make: Callable[[Any, Process], Recipe], config: RunConfig) -> int:
         with locked(folder) if process.rank == 0 else nullcontext():
             if process.rank == 0:
                 remove_left_over(folder)
+            recipe = make(config, process)
             if process.rank == 0 and not config.resume:
-                _check_unused(folder)
+                _check_unused(recipe)
                 write_yaml(config, folder / "config.yaml")  # --resume works from here on
-            Trainer(make(config, process)).run()
+            Trainer(recipe).run()
             distributed.wait_for_all()
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
@@ -149,13 +150,14 @@ def run(make: Callable[[Any, Process], Recipe], config: RunConfig) -> int:
     return 0
 
 
-def _check_unused(folder: Path) -> None:
-    """Raise ValueError if a folder contains a training."""
+def _check_unused(recipe: Recipe) -> None:
+    """Raise ValueError if the folder of a training contains another one, or its weights."""
+    folder = recipe.folder
     if any((each / CHECKPOINT).is_file() for each in (folder, folder / "teacher")):
         advice = "add --resume to continue it, or choose another --out"
         raise ValueError(f"{folder} holds a training already; {advice}")
-    if (folder / "config.yaml").is_file() and any(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder} holds the weights of a training; choose another --out")
+    if recipe.weights.exists():
+        raise ValueError(f"{recipe.weights} would be overwritten; choose another --out")
 
 
 def _check_resumable(recipe: Recipe) -> None:

@@ -100,7 +100,7 @@ class DistillConfig(PairConfig):
         files = self.teacher.split(",") if self.teacher else []
         if not self.presence_of and len(files) != 2:
             raise ValueError(
-                f"teacher is {self.teacher!r}; give two files, BACKBONE.onnx,HEAD.onnx"
+                f"teacher is {self.teacher!r}; give two files, --teacher BACKBONE.onnx,HEAD.onnx"
             )
         if self.from_twin and not self.twin:
             raise ValueError("from_twin is true without a twin; give its weights by --twin")

@@ -242,10 +242,20 @@ def _add_targets(
     for box in boxes:
         if question := ask_for_corners(box, size):
             tell(question)
-        number = session.add(box)
+        number = _added(session, box, len(boxes))
         tell(describe_target(number, session.results[number].box, size, frame))
     for note in session.notes:
         print(note)
+
+
+def _added(session: Session, box: tuple[float, ...], targets: int) -> int:
+    """The number of a new target; if it is one of several, an error names it."""
+    try:
+        return session.add(box)
+    except ValueError as error:
+        if targets == 1:
+            raise
+        raise ValueError(f"target {len(session.results) + 1}: {error}") from None
 
 
 def _first_of(chosen: Iterator[Numbered], source: str, span: Span) -> Numbered:

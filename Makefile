@@ -75,14 +75,16 @@ weights: .venv/.ready
 	test -f $(WEIGHTS)/synthetic/list.txt || $(BIN)/python tools/make_synthetic.py --count 16 --frames 60 --seed 100 --out $(WEIGHTS)/synthetic
 	$(BIN)/python tools/train_rbsf.py --config configs/shipped.yaml $(PAIRS) --teacher $(or $(TEACHER),$(error make weights needs TEACHER=FILE, see docs/guide/train.md)) --out $(WEIGHTS)/rbsf $(if $(wildcard $(WEIGHTS)/rbsf/config.yaml),--resume)
 
-# DATA also has stills_unlabelled/ and videos without boxes in unlabelled/; TEACHER is NanoTrack v3.
+# DATA also has pictures without boxes in stills_unlabelled/ and videos without boxes in unlabelled/;
+# TEACHER is NanoTrack v3.
 # The annotated videos are few, so they are given five times.
 STORE := $(WEIGHTS)/pairs.db
 ANNOTATED := $(WEIGHTS)/annotated.db
 weights-rbsf2: .venv/.ready
 	$(BIN)/python tools/make_tracks.py --videos $(or $(DATA),$(error make weights-rbsf2 needs DATA=FOLDER))/unlabelled --teacher $(TEACHER) --out $(WEIGHTS)/tracks
+	$(BIN)/python tools/make_tracks.py --videos $(DATA)/stills_unlabelled --teacher $(TEACHER) --count 2 --out $(WEIGHTS)/pictures
 	test -f $(WEIGHTS)/synthetic60/list.txt || $(BIN)/python tools/make_synthetic.py --count 60 --frames 60 --seed 100 --out $(WEIGHTS)/synthetic60
-	$(BIN)/python tools/prepare_pairs.py --data $(DATA)/stills --data $(DATA)/stills_unlabelled --data $(WEIGHTS)/tracks --data $(WEIGHTS)/synthetic60 --out $(STORE) --max-per-sequence 80 --skip-broken
+	$(BIN)/python tools/prepare_pairs.py --data $(DATA)/stills --data $(WEIGHTS)/pictures --data $(WEIGHTS)/tracks --data $(WEIGHTS)/synthetic60 --out $(STORE) --max-per-sequence 80 --skip-broken
 	$(BIN)/python tools/prepare_pairs.py --data $(DATA)/GOT-10k/train --out $(ANNOTATED) --max-per-sequence 80 --skip-broken
 	$(BIN)/python tools/train_rbsf.py --model rbsf2 --data $(STORE) $(foreach time,1 2 3 4 5,--data $(ANNOTATED)) --teacher $(or $(TEACHER),$(error make weights-rbsf2 needs TEACHER=BACKBONE.onnx,HEAD.onnx)) --out $(WEIGHTS)/rbsf2 $(if $(wildcard $(WEIGHTS)/rbsf2/config.yaml),--resume)
 

@@ -218,7 +218,8 @@ def as_markdown(scores: dict[str, LongScores], sequences: dict[str, int]) -> str
     for label, found in scores.items():
         figures = [number(getattr(found, field)) for field in COLUMNS.values()]
         rows.append([Cell(label), number(sequences[label], "d"), *figures])
-        counted = ", ".join(f"{name} {count:,}" for name, count in asdict(found.counts).items())
+        counts_of = asdict(found.counts).items()
+        counted = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts_of)
         counts.append(f"- {markdown_text(label)}: {counted}")
     table = Table("", ["tracker", "sequences", *COLUMNS], rows)
     lines = [str(table), "", "Frames:", "", *counts]

@@ -63,7 +63,9 @@ import rbsf
 from rbsf.engine.cpu import native
 assert native, "no kernels"
 assert str(TARGET) in rbsf.__file__, rbsf.__file__
-image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+image = np.full((120, 160, 3), 90, np.uint8)
+checks = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+image[40:64, 60:90] = checks.repeat(6, 0).repeat(6, 1)
 tracker = rbsf.Tracker(threads=1)
 tracker.init(image, (60, 40, 30, 24))
 found, box = tracker.update(image)

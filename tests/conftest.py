@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -181,3 +181,11 @@ def resnet_run(image_root, float_resnet, tmp_path_factory):
 def trained_resnet(resnet_run):
     """The folder of that training."""
     return resnet_run[0]
+
+
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """SIGHUP acts as usual, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

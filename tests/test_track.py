@@ -58,14 +58,6 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture(autouse=True)
-def _hangup() -> Iterator[None]:
-    """SIGHUP acts as usual, also where the tests run under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the backbone of a few lines in the place of RB-SF's network, which is the default."""
@@ -336,6 +328,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match=f"{second} is one of the videos to track"):
             main([*words, "--out", "./", "--force"])
 
+    @pytest.mark.usefixtures("hangup")
     @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     def test_a_signal_keeps_what_was_computed(
         self, video: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals
@@ -571,6 +564,7 @@ def test_the_instruction_set_is_said(
         main(["--video", str(video), START])
 
 
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize(
     ("signum", "code"),
     [

@@ -213,7 +213,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
     assert condition()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.usefixtures("hangup")
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_all_and_keeps_what_is_there(tmp_path: Path, signum: signal.Signals) -> None:
     code = (
         "import sys; from pathlib import Path; from rbsf.train.worklist import Item, Worklist\n"

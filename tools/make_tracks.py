@@ -287,8 +287,11 @@ def write_boxes(picture: Path, out: Path, boxes: Sequence[np.ndarray]) -> None:
     added = [[picture.name, *(f"{value:.1f}" for value in box)] for box in boxes]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([HEADER, *kept, *added])
+    link = out / picture.name
     if added:
-        link_to(picture, out / picture.name)
+        link_to(picture, link)
+    else:  # a link without boxes would stand for one target as a whole
+        link.unlink(missing_ok=True)
     write_atomically(out / TABLE, text.getvalue().encode())
 
 
@@ -320,6 +323,7 @@ def write_tracks(video: Path, out: Path, tracks: Iterator[np.ndarray], left_out:
     """
     for old in tracks_of(video, out):
         old.unlink()
+        old.with_suffix(video.suffix).unlink(missing_ok=True)
     count = 0
     for count, boxes in enumerate(tracks, 1):
         name = f"{video.stem}_{count}"

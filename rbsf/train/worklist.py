@@ -25,8 +25,9 @@ from rbsf.train import CHECKPOINT
 GRACE_SECONDS = 20  # time between the request to stop and the kill
 TOO_SHORT_SECONDS = 15  # nothing is started with less time left
 POLL_SECONDS = 0.2  # time between checks of running items
-STOPPED_CODES = {128 + signal.SIGTERM, 128 + signal.SIGINT}  # programs that saved their state
-KILLED_CODES = {-signal.SIGTERM, -signal.SIGKILL}  # programs that a signal ended
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # signals that ask a program to end
+STOPPED_CODES = {128 + signum for signum in ASKING}  # programs that saved their state
+KILLED_CODES = {-signal.SIGTERM, -signal.SIGHUP, -signal.SIGKILL}  # programs that a signal ended
 
 TO_DO, RUNNING, STOPPED, FAILED, DONE = "to do", "running", "stopped", "failed", "done"
 

@@ -97,6 +97,8 @@ def load_weights(path: str | Path) -> tuple[nn.Module, str, dict[str, Any]]:
     that are not finite, or was made by another program.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a weights file, which ends in .safetensors")
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
     if path.suffix != ".safetensors":

@@ -324,9 +324,11 @@ def test_code_is_told_from_damage(protocol, tmp_path):
             load(path)
 
 
-def test_a_missing_file_and_an_unknown_model_are_named(tmp_path):
+def test_a_missing_file_a_folder_and_an_unknown_model_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights file"):
         read_weights(tmp_path / "none.safetensors")
+    with pytest.raises(ValueError, match="is a folder; give a weights file"):
+        read_weights(tmp_path)
     with pytest.raises(ValueError, match="unknown model 'x'; known: siamfc, xnor, rbsf"):
         build("x")
 

@@ -14,10 +14,14 @@ from rbsf.system.text import one_line
 def choose_device(name: str) -> torch.device:
     """PyTorch's device called `name`; for "auto" a GPU if there is one, else the CPU.
 
-    Raises ValueError if the device is not available.
+    Raises ValueError if PyTorch does not know the device, or if it is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.device(name)
+    except RuntimeError:  # its message lists 19 kinds of devices
+        raise ValueError(f"device {name!r} is not known; give auto, cpu or cuda") from None
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # PyTorch raises one or the other

@@ -17,5 +17,5 @@ def test_an_unknown_device_is_refused() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has such a device")
 def test_a_device_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ValueError, match="device 'cuda' is not available here: .*; try cpu"):
+    with pytest.raises(ValueError, match=r"device 'cuda' is not available here: .*; try cpu"):
         choose_device("cuda")

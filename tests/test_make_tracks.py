@@ -25,7 +25,7 @@ from rbsf.tools.make_tracks import (
     write_tracks,
 )
 from rbsf.tools.tracking.discovery import (
-    find_targets,
+    find_things,
     find_tracks,
     follow_and_return,
     most_distinct,
@@ -72,7 +72,7 @@ def test_a_blank_wall_has_no_target_and_a_cut_ends_a_track(
 ) -> None:
     frames, truth = street
     wall = np.full_like(frames[0], 90)
-    assert find_targets(network, wall, np.random.default_rng(0), 2) == []
+    assert find_things(network, wall, np.random.default_rng(0), 2) == []
     boxes = follow_and_return(network, [*frames[:4], wall, wall], truth[0])
     assert np.isnan(boxes[4:]).all()
 
@@ -301,4 +301,4 @@ def test_targets_of_a_file_do_not_depend_on_its_neighbours(
         rows.append((tmp_path / f"{name}_boxes" / "boxes.csv").read_text().splitlines()[-1])
     assert rows[0] == rows[1]
     tiny = np.zeros((10, 10, 3), np.uint8)
-    assert find_targets(network, tiny, np.random.default_rng(0), 1) == []
+    assert find_things(network, tiny, np.random.default_rng(0), 1) == []

@@ -27,31 +27,38 @@ SHORTEST = 10  # least number of frames of a track
 CANDIDATES = 3  # things in a picture among which each of its targets is chosen
 
 
+class Thing(NamedTuple):
+    """A thing that the network finds in a frame."""
+
+    box: np.ndarray  # x, y, w, h
+    distinct: float  # share of the class map that lies on the box
+
+
 def find_tracks(
     network: OnnxPair, frames: Sequence[np.ndarray], rng: np.random.Generator, count: int
 ) -> Iterator[np.ndarray]:
     """Tracks `[N, 4]` of up to `count` targets: x, y, w, h for each frame, or nan."""
     for backwards in (False, True):
         way = frames[::-1] if backwards else frames
-        for box in find_targets(network, way[0], rng, (count + backwards) // 2):
-            boxes = follow_and_return(network, way, box)
+        for thing in find_things(network, way[0], rng, (count + backwards) // 2):
+            boxes = follow_and_return(network, way, thing.box)
             if (boxes[:, 2] > 0).sum() >= SHORTEST:
                 yield boxes[::-1] if backwards else boxes
 
 
-def find_targets(
+def find_things(
     network: OnnxPair, frame: np.ndarray, rng: np.random.Generator, count: int
-) -> list[np.ndarray]:
-    """Boxes of up to `count` things in a frame, on which the network's boxes come to rest."""
-    found: list[np.ndarray] = []
+) -> list[Thing]:
+    """Up to `count` things in a frame, on which the network's boxes come to rest."""
+    found: list[Thing] = []
     height, width = frame.shape[:2]
     if min(height, width) < LEAST_SIDE:
         return found
     for _ in range(TRIES * count):
-        box = settled(network, frame, random_box(rng, height, width))
-        if box is None or any(overlap(box, other) > APART for other in found):
+        thing = settled(network, frame, random_box(rng, height, width))
+        if thing is None or any(overlap(thing.box, other.box) > APART for other in found):
             continue
-        found.append(box)
+        found.append(thing)
         if len(found) == count:
             break
     return found
@@ -64,13 +71,13 @@ def most_distinct(
 
     They are chosen among CANDIDATES times as many.
     """
-    found = find_targets(network, frame, rng, CANDIDATES * count)
-    found.sort(key=lambda box: share_on_box(network, frame, box), reverse=True)
-    return found[:count]
+    found = find_things(network, frame, rng, CANDIDATES * count)
+    found.sort(key=lambda thing: thing.distinct, reverse=True)
+    return [thing.box for thing in found[:count]]
 
 
-def settled(network: OnnxPair, frame: np.ndarray, start: np.ndarray) -> np.ndarray | None:
-    """The box that the network makes of `start`; None if it finds no thing of clear bounds."""
+def settled(network: OnnxPair, frame: np.ndarray, start: np.ndarray) -> Thing | None:
+    """The thing on which the box `start` comes to rest; None if none has clear bounds."""
     box = start
     for _ in range(2):
         tracker = new_tracker(network)
@@ -82,7 +89,8 @@ def settled(network: OnnxPair, frame: np.ndarray, start: np.ndarray) -> np.ndarr
     large = box[2] * box[3] > LARGEST * frame.shape[0] * frame.shape[1]
     if large or seen.score < CERTAIN or overlap(before, box) < HELD:
         return None
-    return box if share_on_box(network, frame, box) >= CONFINED else None
+    share = share_on_box(network, frame, box)
+    return Thing(box, share) if share >= CONFINED else None
 
 
 def share_on_box(network: OnnxPair, frame: np.ndarray, box: np.ndarray) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, part_of
+from safetensors.torch import load_file
 
 from rbsf.datasets.images.labelled import open_labelled
 from rbsf.datasets.video.sequences import load_sequences
@@ -119,6 +120,15 @@ def test_rb_sf_2_is_the_same_network_in_both_files():
     )
     np.testing.assert_array_equal(found.target, expected.target, strict=True)
     np.testing.assert_array_equal(found.sides, expected.sides, strict=True)
+
+
+def test_training_of_rb_sf_2_can_go_on_from_its_latent_weights():
+    latent = load_file(ROOT / "docs" / "experiments" / "rbsf2" / "latent.safetensors")
+    assert all(tensor.isfinite().all() for tensor in latent.values())
+    shipped, _, _ = load_weights(TRAINED_2)
+    for name, layer in binary_layers(shipped).items():
+        filters = latent[f"{name}.weight"].float()
+        assert torch.equal(filters >= 0, layer.weight >= 0), name
 
 
 def test_signs_of_rb_sf_2_vary_from_place_to_place(real_data):

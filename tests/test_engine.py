@@ -105,6 +105,15 @@ def test_any_network_is_as_the_reference(
 
 
 @needs_kernels
+def test_counts_beyond_16_bits_are_as_the_reference() -> None:
+    shapes = [(1, 1, 0, 1, 1, 8200, False), (2, 1, 0, 1, 8200, 9, False)]
+    model, crops = random_model(0, shapes), pixels(1, 6, 6, 1)
+    expected = reference_outputs(model, crops)
+    for isa in ISAS:
+        assert_same(Engine(model, 1, isa).outputs(crops), expected, isa)
+
+
+@needs_kernels
 @pytest.mark.parametrize("size", [127, 255])
 def test_the_tracker_network_is_as_the_reference(size: int) -> None:
     model, crops = random_model(1), pixels(2, size, size, 3)

@@ -9,12 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "avx2.hpp"
-#include "avx512.hpp"
 #include "conv.hpp"
+#include "isas.hpp"
 #include "map_rows.hpp"
-#include "neon.hpp"
-#include "scalar.hpp"
 
 namespace {
 
@@ -27,16 +24,17 @@ struct Isa {
 
 const Isa SCALAR{kernels<Scalar>("scalar"), with_scalar::table};
 
-std::vector<Isa> isas() {
-#if defined(__aarch64__)
-    return {{kernels<Neon>("neon"), with_neon::table}};
-#else
-    std::vector<Isa> all{{kernels<Avx512>("avx512"), with_avx512::table}, {kernels<Avx2>("avx2"), with_avx2::table}};
+std::vector<Isa> vectorised() {
     std::vector<Isa> here;
-    for (const Isa& isa : all)
-        if (isa.kernels.available()) here.push_back(isa);
-    return here;
+    for (const Kernels* isa : available()) {
+#if defined(__aarch64__)
+        if (isa->name == std::string("neon")) here.push_back({*isa, with_neon::table});
+#else
+        if (isa->name == std::string("avx512")) here.push_back({*isa, with_avx512::table});
+        if (isa->name == std::string("avx2")) here.push_back({*isa, with_avx2::table});
 #endif
+    }
+    return here;
 }
 
 std::mt19937 source(1);
@@ -113,7 +111,7 @@ void compare_convolution(const std::vector<Isa>& here) {
     const std::vector<int32_t> thresholds = numbers<int32_t>(slots, -far, far);
     const size_t real = g.output == Output::real ? g.outputs : 0;
     const Conv conv(g, weights.data(), thresholds.data(), layer.group_blocks, layer.places, reals(real), reals(real),
-                    false);
+                    true, false);
     const size_t planes = g.pixels ? 1 : g.groups;
     const std::vector<uint8_t> in = numbers<uint8_t>(planes * layer.height * layer.width * g.bytes, 0, 255);
     const size_t rows = g.output_size(layer.height), columns = g.output_size(layer.width), m = 2 * g.margin;
@@ -244,7 +242,7 @@ int main(int count, char** words) {
         std::printf("usage: compare_kernels CASES, a number from 1\n");
         return 2;
     }
-    const std::vector<Isa> here = isas();
+    const std::vector<Isa> here = vectorised();
     std::string names;
     for (const Isa& isa : here) names += std::string(names.empty() ? "" : ", ") + isa.kernels.name;
     for (int i = 0; i < cases; ++i) {

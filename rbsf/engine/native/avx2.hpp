@@ -1,5 +1,5 @@
-// AVX2: popcounts use a table of nibbles. The first layer uses vpmaddubsw, which is exact because
-// weights have 7 bits.
+// AVX2: binary convolutions look counts up in tables. The first layer uses vpmaddubsw, which is
+// exact because weights have 7 bits.
 
 #pragma once
 
@@ -19,34 +19,54 @@
 namespace rbsf {
 
 struct Avx2 {
-    static constexpr int PIXELS = 4, U8_PIXELS = 6, U8_BLOCKS = 1;
+    static constexpr int NIBBLE_PIXELS = 4, NIBBLE_BLOCKS = 2, U8_PIXELS = 6, U8_BLOCKS = 1;
 
     static bool available() { return cpu_has_avx2(); }
 
-    template <int P>
-    RBSF_AVX2 static void bits(const BitsRow& row, size_t block, size_t pixel) {
-        unsigned bits[P] = {};
-        for (int half = 0; half < 2; ++half) {  // halves of the block's 8 filters
-            __m256i count[P];
-            count_half<P>(row, block, pixel, half, count);
-            const __m256i limit = load(row.limits + block, half);
+    template <int P, int B>
+    RBSF_AVX2 static void nibbles(const NibblesRow& row, size_t block, size_t pixel) {
+        const __m256i zero = _mm256_setzero_si256(), every_second = _mm256_set1_epi16(255);
+        const uint8_t* map = row.map + pixel * row.pixel_step;
+        const uint8_t* weights = row.weights + 32 * block * row.steps;
+        __m256i low[P][B], high[P][B];
+        RBSF_UNROLL
+        for (int p = 0; p < P; ++p) RBSF_UNROLL
+        for (int b = 0; b < B; ++b) low[p][b] = high[p][b] = zero;
+        for (size_t i = 0; i < row.steps;) {
+            const size_t end = row.steps - i > 63 ? i + 63 : row.steps;  // 63 times 4 fits a byte
+            __m256i count[P][B];
             RBSF_UNROLL
-            for (int p = 0; p < P; ++p) {
-                const __m256i over = _mm256_cmpgt_epi64(count[p], limit);
-                bits[p] |=
-                    (~static_cast<unsigned>(_mm256_movemask_pd(_mm256_castsi256_pd(over))) & 15)
-                    << 4 * half;
-                if (row.counts) {
-                    const __m256i even = _mm256_setr_epi32(0, 2, 4, 6, 0, 0, 0, 0);
-                    const __m128i four =
-                        _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(count[p], even));
-                    int32_t* out = row.counts + (block * row.pixels + pixel + p) * 8 + half * 4;
-                    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), four);
+            for (int p = 0; p < P; ++p) RBSF_UNROLL
+            for (int b = 0; b < B; ++b) count[p][b] = zero;
+            for (; i < end; ++i) {
+                const uint8_t* from = map + row.offsets[i];
+                __m256i weight[B];
+                RBSF_UNROLL
+                for (int b = 0; b < B; ++b) weight[b] = load(weights + 32 * (b * row.steps + i));
+                RBSF_UNROLL
+                for (int p = 0; p < P; ++p) {
+                    const __m256i table = counts_of(from[p * row.pixel_step]);
+                    RBSF_UNROLL
+                    for (int b = 0; b < B; ++b)
+                        count[p][b] =
+                            _mm256_add_epi8(count[p][b], _mm256_shuffle_epi8(table, weight[b]));
                 }
             }
+            RBSF_UNROLL
+            for (int p = 0; p < P; ++p) RBSF_UNROLL
+            for (int b = 0; b < B; ++b) {
+                low[p][b] =
+                    _mm256_add_epi16(low[p][b], _mm256_and_si256(count[p][b], every_second));
+                high[p][b] = _mm256_add_epi16(high[p][b], _mm256_srli_epi16(count[p][b], 8));
+            }
         }
-        for (int p = 0; p < P && !row.counts; ++p)
-            row.out[block][(pixel + p) * row.out_step] = static_cast<uint8_t>(bits[p]);
+        RBSF_UNROLL
+        for (int p = 0; p < P; ++p) RBSF_UNROLL
+        for (int b = 0; b < B; ++b)
+            if (row.counts)
+                put_counts(row, block + b, pixel + p, low[p][b], high[p][b]);
+            else
+                put_bits(row, block + b, pixel + p, low[p][b], high[p][b]);
     }
 
     template <int P, int B>
@@ -93,8 +113,8 @@ struct Avx2 {
     RBSF_AVX2 static __m256i load(const Line* line, int half) {
         return _mm256_load_si256(reinterpret_cast<const __m256i*>(line->word + 4 * half));
     }
-    RBSF_AVX2 static __m256i broadcast(const uint64_t* word) {
-        return _mm256_set1_epi64x(static_cast<long long>(*word));
+    RBSF_AVX2 static __m256i load(const uint8_t* bytes) {
+        return _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes));
     }
     RBSF_AVX2 static __m256i four(const uint8_t* pixels) {
         return _mm256_set1_epi32(static_cast<int>(load32(pixels)));
@@ -104,56 +124,49 @@ struct Avx2 {
         return static_cast<uint8_t>(~_mm256_movemask_ps(_mm256_castsi256_ps(below)));
     }
 
-    // Popcount of every byte.
-    RBSF_AVX2 static __m256i popcount(__m256i x) {
-        const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
-                                               0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
-        const __m256i nibble = _mm256_set1_epi8(15);
-        const __m256i low = _mm256_shuffle_epi8(table, _mm256_and_si256(x, nibble));
-        const __m256i high =
-            _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble));
-        return _mm256_add_epi8(low, high);
+    // The table of how many bits differ from those of a nibble, for each of 16 nibbles; twice.
+    RBSF_AVX2 static __m256i counts_of(uint8_t nibble_by_16) {
+        alignas(16) static constexpr uint8_t DIFFERING[16][16] = {
+            {0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4},
+            {1, 0, 2, 1, 2, 1, 3, 2, 2, 1, 3, 2, 3, 2, 4, 3},
+            {1, 2, 0, 1, 2, 3, 1, 2, 2, 3, 1, 2, 3, 4, 2, 3},
+            {2, 1, 1, 0, 3, 2, 2, 1, 3, 2, 2, 1, 4, 3, 3, 2},
+            {1, 2, 2, 3, 0, 1, 1, 2, 2, 3, 3, 4, 1, 2, 2, 3},
+            {2, 1, 3, 2, 1, 0, 2, 1, 3, 2, 4, 3, 2, 1, 3, 2},
+            {2, 3, 1, 2, 1, 2, 0, 1, 3, 4, 2, 3, 2, 3, 1, 2},
+            {3, 2, 2, 1, 2, 1, 1, 0, 4, 3, 3, 2, 3, 2, 2, 1},
+            {1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3},
+            {2, 1, 3, 2, 3, 2, 4, 3, 1, 0, 2, 1, 2, 1, 3, 2},
+            {2, 3, 1, 2, 3, 4, 2, 3, 1, 2, 0, 1, 2, 3, 1, 2},
+            {3, 2, 2, 1, 4, 3, 3, 2, 2, 1, 1, 0, 3, 2, 2, 1},
+            {2, 3, 3, 4, 1, 2, 2, 3, 1, 2, 2, 3, 0, 1, 1, 2},
+            {3, 2, 4, 3, 2, 1, 3, 2, 2, 1, 3, 2, 1, 0, 2, 1},
+            {3, 4, 2, 3, 2, 3, 1, 2, 2, 3, 1, 2, 1, 2, 0, 1},
+            {4, 3, 3, 2, 3, 2, 2, 1, 3, 2, 2, 1, 2, 1, 1, 0}};
+        const auto* table = reinterpret_cast<const __m128i*>(DIFFERING[0] + nibble_by_16);
+        return _mm256_broadcastsi128_si256(_mm_load_si128(table));
     }
 
-    // The counts of half a block (4 filters), in 64 bits each.
-    template <int P>
-    RBSF_AVX2 static void count_half(const BitsRow& row, size_t block, size_t pixel, int half,
-                                     __m256i (&count)[P]) {
-        const bool odd = row.words & 1;
-        const Line *w = row.weights + block * row.words, *end = w + row.words;
-        const __m256i zero = _mm256_setzero_si256();
-        __m256i sum[P], last[P];
-        RBSF_UNROLL
-        for (int p = 0; p < P; ++p) {
-            sum[p] = last[p] = zero;
-            if (odd) last[p] = _mm256_xor_si256(load(w, half), broadcast(row.windows + pixel + p));
+    // The counts of 32 filters: of blocks 0 and 2 of 8 filters in `low`, of 1 and 3 in `high`.
+    RBSF_AVX2 static void put_counts(const NibblesRow& row, size_t block, size_t pixel, __m256i low,
+                                     __m256i high) {
+        const __m128i eight[4] = {_mm256_castsi256_si128(low), _mm256_castsi256_si128(high),
+                                  _mm256_extracti128_si256(low, 1),
+                                  _mm256_extracti128_si256(high, 1)};
+        for (size_t i = 0; i < 4 && 4 * block + i < row.eights; ++i) {
+            int32_t* out = row.counts + ((4 * block + i) * row.pixels + pixel) * 8;
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_cvtepi16_epi32(eight[i]));
         }
-        const uint64_t* x = row.windows + odd * row.pixels + 2 * pixel;
-        for (w += odd; w < end;) {
-            const Line* stop = end - w > 62 ? w + 62 : end;  // 31 pairs of up to 8 bits fit a byte
-            __m256i bytes[P];
-            RBSF_UNROLL
-            for (int p = 0; p < P; ++p) bytes[p] = zero;
-            for (; w < stop; w += 2, x += 2 * row.pixels) {
-                const __m256i w0 = load(w, half), w1 = load(w + 1, half);
-                RBSF_UNROLL
-                for (int p = 0; p < P; ++p) {
-                    const __m256i q = _mm256_xor_si256(w0, broadcast(x + 2 * p));
-                    const __m256i r = _mm256_xor_si256(w1, broadcast(x + 2 * p + 1));
-                    const __m256i carry =
-                        _mm256_or_si256(_mm256_andnot_si256(r, q), _mm256_andnot_si256(q, last[p]));
-                    bytes[p] = _mm256_add_epi8(bytes[p], popcount(carry));
-                    last[p] = r;
-                }
-            }
-            RBSF_UNROLL
-            for (int p = 0; p < P; ++p)
-                sum[p] = _mm256_add_epi64(sum[p], _mm256_sad_epu8(bytes[p], zero));
-        }
-        RBSF_UNROLL
-        for (int p = 0; p < P; ++p)
-            count[p] = _mm256_add_epi64(_mm256_add_epi64(sum[p], sum[p]),
-                                        _mm256_sad_epu8(popcount(last[p]), zero));
+    }
+
+    RBSF_AVX2 static void put_bits(const NibblesRow& row, size_t block, size_t pixel, __m256i low,
+                                   __m256i high) {
+        const __m256i low_over = _mm256_cmpgt_epi16(low, load(row.limits + block, 0)),
+                      high_over = _mm256_cmpgt_epi16(high, load(row.limits + block, 1));
+        const unsigned bits =
+            ~static_cast<unsigned>(_mm256_movemask_epi8(_mm256_packs_epi16(low_over, high_over)));
+        for (size_t i = 0; i < 4 && 4 * block + i < row.eights; ++i)
+            row.out[4 * block + i][pixel * row.out_step] = static_cast<uint8_t>(bits >> 8 * i);
     }
 };
 

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -25,16 +26,18 @@ class Conv {
 
     // weights [8 * blocks][kernel * kernel * bytes], thresholds [8 * blocks]; scale and bias
     // [outputs] for a real output, else empty. `group_blocks` is the number of blocks of 8 filters
-    // in each group; `bytes` says whether kernels of this machine take bytes.
+    // in each group; `nibbles` and `bytes` say whether kernels of this machine take those.
     Conv(const Geometry& geometry, const uint8_t* weights, const int32_t* thresholds,
          const std::vector<size_t>& group_blocks, std::vector<Place> places,
-         std::vector<float> scale, std::vector<float> bias, bool bytes)
+         std::vector<float> scale, std::vector<float> bias, bool nibbles, bool bytes)
         : g(geometry), places(std::move(places)), scale(std::move(scale)), bias(std::move(bias)) {
         for (size_t count : group_blocks) first_block.push_back(first_block.back() + count);
         if (g.pixels)
             of_pixels = PixelWeights(g, blocks(), weights, thresholds);
         else
             of_bits = BitWeights(g, blocks(), weights, thresholds);
+        if (nibbles && takes_nibbles())
+            of_nibbles = NibbleWeights(g, first_block, weights, thresholds);
         if (bytes && takes_bytes()) of_bytes = ByteWeights(g, first_block, weights, thresholds);
     }
 
@@ -104,10 +107,12 @@ class Conv {
     std::vector<Place> places;
     std::vector<float> scale, bias;
     BitWeights of_bits;
+    NibbleWeights of_nibbles;
     PixelWeights of_pixels;
     ByteWeights of_bytes;
 
     size_t blocks() const { return first_block.back(); }
+    bool takes_nibbles() const { return !g.pixels && g.products < (1 << 15); }
     bool takes_bytes() const { return g.pixels || (g.stride == 1 && g.output == Output::bits); }
 
     Size size_of(const Kernels& isa, size_t height, size_t width) const {
@@ -140,6 +145,8 @@ class Conv {
         uint8_t** targets = Scratch::grow(scratch.out, ends);
         for (size_t i = blocks(); i < ends; ++i)
             targets[i] = Scratch::grow(scratch.unused, row_bytes);
+        const uint8_t* nibbles =
+            isa.nibbles && takes_nibbles() ? spread_nibbles(in, size, y, count) : nullptr;
         for (size_t row = 0; row < count; ++row) {
             int32_t* counts = band.counts ? band.counts + row * blocks() * 8 * size.pitch : nullptr;
             for (size_t i = 0; i < blocks() && band.bits; ++i)
@@ -147,6 +154,8 @@ class Conv {
                              places[i].byte;
             if (g.pixels)
                 pixels_row(isa, in, size, y + row, targets);
+            else if (nibbles)
+                nibbles_row(isa, nibbles, size, row, count, targets, counts);
             else
                 filter_row(isa, in, size, y + row, targets, counts);
         }
@@ -208,6 +217,45 @@ class Conv {
                        of_bytes.chunk_lines,
                        of_bytes.spread(g, isa) + first * of_bytes.block_lines(g), end - first,
                        of_bytes.limits.data() + 2 * first, targets, g.out_bytes});
+        }
+    }
+
+    // The rows that `count` rows of windows from row y on need, each 4 bits as a byte, times 16:
+    // [groups][rows][width][2 * bytes].
+    const uint8_t* spread_nibbles(const uint8_t* in, const Size& size, size_t y,
+                                  size_t count) const {
+        const size_t length = input_rows(count) * size.width * g.bytes;
+        uint8_t* to = Scratch::grow(Scratch::mine().nibbles, g.groups * 2 * length);
+        for (size_t group = 0; group < g.groups; ++group) {
+            const uint8_t* from = in + (group * size.height + y * g.stride) * size.width * g.bytes;
+            uint8_t* next = to + group * 2 * length;
+            RBSF_INDEPENDENT
+            for (size_t i = 0; i < length; ++i) {
+                next[2 * i] = static_cast<uint8_t>(from[i] << 4);
+                next[2 * i + 1] = from[i] & 0xf0;
+            }
+        }
+        return to;
+    }
+
+    size_t input_rows(size_t count) const { return (count - 1) * g.stride + g.kernel; }
+
+    // Compute one of `count` rows of all groups from their nibbles, as filter_row does.
+    void nibbles_row(const Kernels& isa, const uint8_t* nibbles, const Size& size, size_t row,
+                     size_t count, uint8_t** targets, int32_t* counts) const {
+        const size_t row_step = size.width * 2 * g.bytes, run = g.kernel * 2 * g.bytes,
+                     steps = g.kernel * run;
+        size_t* offsets = Scratch::grow(Scratch::mine().offsets, steps);
+        for (size_t line = 0; line < g.kernel; ++line)
+            std::iota(offsets + line * run, offsets + (line + 1) * run, line * row_step);
+        for (size_t group = 0; group < g.groups; ++group) {
+            const size_t first = first_block[group], block = of_nibbles.first_block[group];
+            isa.nibbles({nibbles + (group * input_rows(count) + row * g.stride) * row_step,
+                         size.conv_width, g.stride * 2 * g.bytes, offsets, steps,
+                         of_nibbles.of_group(g, group), of_nibbles.first_block[group + 1] - block,
+                         of_nibbles.limits.data() + block, first_block[group + 1] - first,
+                         targets + first, g.out_bytes,
+                         counts ? counts + 8 * first * size.conv_width : nullptr});
         }
     }
 

@@ -41,7 +41,7 @@ struct Place {
 struct Scratch {
     std::vector<uint64_t> windows;
     std::vector<size_t> offsets;
-    std::vector<uint8_t> image, band, merged, pooled, unused;
+    std::vector<uint8_t> image, nibbles, band, merged, pooled, unused;
     std::vector<int32_t> counts;
     std::vector<uint8_t*> out;
     std::vector<Line> spread, sums;

@@ -1,16 +1,20 @@
 // The functions that an instruction set must provide, and the loops over tiles that all sets share.
 //
-// Binary convolution. A window is a sequence of 64-bit words x_0 .. x_n, a filter a sequence of
+// Binary convolution counts the bits in which a window differs from a filter. There are two ways.
+//
+// By words (BitsRow). A window is a sequence of 64-bit words x_0 .. x_n, a filter a sequence of
 // words w_0 .. w_n, and the result is popcount(x ^ w). Both are stored as running parities
 // X_t = x_0 ^ ... ^ x_t, because then each parity of the difference takes one XOR: D_t = X_t ^ W_t.
-//
 // A carry-save adder adds the words t and t + 1 to the parity D_{t-1}. It gives the parity D_{t+1}
 // and the carry (D_t ? ~D_{t+1} : D_{t-1}); each bit of the carry counts 2:
 //     popcount(x ^ w) = 2 * sum over pairs of popcount(carry) + popcount(D_last)
 // So two words cost two XORs, one selection, one popcount and one sum. Without the adder they would
-// cost two XORs, two popcounts and two sums.
+// cost two XORs, two popcounts and two sums. Filters are in blocks of 8: a line of 64 bytes holds
+// the same word of all 8 filters.
 //
-// Filters are in blocks of 8: a line of 64 bytes holds the same word of all 8 filters.
+// By tables (NibblesRow), where there is no instruction for popcounts but one that looks up 32
+// bytes in a table of 16. 4 bits of a window choose the table, which has the count for each value
+// of 4 bits of a filter. So 4 bits of 32 filters cost one lookup and one sum.
 
 #pragma once
 
@@ -73,6 +77,29 @@ struct BitsRow {
     int32_t* counts;      // if not null, counts [blocks][pixels][8] are written instead of bits
 };
 
+// One output row of a binary convolution by tables. Counts have to fit int16.
+struct NibblesRow {
+    const uint8_t* map;  // the first window's corner; a byte is 16 times the value of 4 bits
+    size_t pixels, pixel_step;
+    const size_t* offsets;  // [steps]: the place of every 4 bits of a window
+    size_t steps;
+    const uint8_t* weights;  // [blocks][steps][32], values of 4 bits, in the order of nibble_place
+    size_t blocks;           // blocks of 32 filters
+    const Line* limits;   // [blocks], 2 x 16 int16 in that order: an output bit is count <= limit
+    size_t eights;        // blocks of 8 filters that are written
+    uint8_t* const* out;  // [eights], as above
+    size_t out_step;
+    int32_t* counts;  // if not null, counts [eights][pixels][8] are written instead of bits
+};
+
+// The byte of a filter among 32: every second byte holds a filter of blocks 0 and 2 of 8 filters,
+// the bytes between them hold those of blocks 1 and 3. So sums of 8 bits are widened without being
+// moved.
+inline size_t nibble_place(size_t filter) {
+    const size_t block = filter / 8;
+    return block / 2 * 16 + filter % 8 * 2 + block % 2;
+}
+
 // One output row of the first convolution.
 struct PixelsRow {
     const uint8_t* image;  // the first window's corner; 3 bytes after the last window are readable
@@ -107,8 +134,9 @@ struct Kernels {
     bool (*available)();
     void (*bits)(const BitsRow&);
     void (*pixels)(const PixelsRow&);
-    // The next three may be null. `bytes` is for pixels, and for convolutions that write bits with
-    // stride 1.
+    // The next four may be null. `nibbles` replaces `bits` where counts fit int16. `bytes` is for
+    // pixels, and for convolutions that write bits with stride 1.
+    void (*nibbles)(const NibblesRow&) = nullptr;
     void (*bytes)(const BytesRow&) = nullptr;
     // Spreads bits to bytes 0 and 1.
     void (*spread)(const uint8_t* bits, size_t bytes, uint8_t* to) = nullptr;
@@ -146,13 +174,21 @@ void cover(const Row& row, const std::array<Tile<Row>, P * B>& tiles) {
 }
 
 template <class Isa, size_t... I>
-void bits_row(const BitsRow& row, std::index_sequence<I...>) {
+void bits_tiles(const BitsRow& row, std::index_sequence<I...>) {
     static const std::array<Tile<BitsRow>, sizeof...(I)> tiles{&Isa::template bits<I + 1>...};
     cover<Isa::PIXELS, 1>(row, tiles);
 }
 
 template <class Isa, size_t... I>
-void pixels_row(const PixelsRow& row, std::index_sequence<I...>) {
+void nibbles_tiles(const NibblesRow& row, std::index_sequence<I...>) {
+    constexpr int B = Isa::NIBBLE_BLOCKS;
+    static const std::array<Tile<NibblesRow>, sizeof...(I)> tiles{
+        &Isa::template nibbles<I / B + 1, I % B + 1>...};
+    cover<Isa::NIBBLE_PIXELS, B>(row, tiles);
+}
+
+template <class Isa, size_t... I>
+void pixels_tiles(const PixelsRow& row, std::index_sequence<I...>) {
     constexpr int B = Isa::U8_BLOCKS;
     static const std::array<Tile<PixelsRow>, sizeof...(I)> tiles{
         &Isa::template pixels<I / B + 1, I % B + 1>...};
@@ -160,16 +196,23 @@ void pixels_row(const PixelsRow& row, std::index_sequence<I...>) {
 }
 
 template <class Isa>
+void bits_row(const BitsRow& row) {
+    bits_tiles<Isa>(row, std::make_index_sequence<Isa::PIXELS>());
+}
+
+template <class Isa>
+void nibbles_row(const NibblesRow& row) {
+    nibbles_tiles<Isa>(row, std::make_index_sequence<Isa::NIBBLE_PIXELS * Isa::NIBBLE_BLOCKS>());
+}
+
+template <class Isa>
+void pixels_row(const PixelsRow& row) {
+    pixels_tiles<Isa>(row, std::make_index_sequence<Isa::U8_PIXELS * Isa::U8_BLOCKS>());
+}
+
+template <class Isa>
 constexpr Kernels kernels(const char* name) {
-    return {name,
-            &Isa::available,
-            [](const BitsRow& row) { bits_row<Isa>(row, std::make_index_sequence<Isa::PIXELS>()); },
-            [](const PixelsRow& row) {
-                pixels_row<Isa>(row, std::make_index_sequence<Isa::U8_PIXELS * Isa::U8_BLOCKS>());
-            },
-            nullptr,
-            nullptr,
-            nullptr};
+    return {name, &Isa::available, &bits_row<Isa>, &pixels_row<Isa>};
 }
 
 }  // namespace rbsf

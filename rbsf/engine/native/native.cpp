@@ -83,9 +83,12 @@ std::shared_ptr<Conv> make_conv(bool pixels, const std::string& output, size_t k
         for (size_t n : group_blocks)
             require(n == (outputs / groups + 7) / 8, "blocks do not fit the outputs");
     }
-    const bool spread = std::any_of(std::begin(ALL), std::end(ALL), [](const Kernels& isa) {
-        return isa.bytes && isa.available();
-    });
+    const auto any = [](const auto& has) {
+        return std::any_of(std::begin(ALL), std::end(ALL),
+                           [&](const Kernels& isa) { return has(isa) && isa.available(); });
+    };
+    const bool nibbles = any([](const Kernels& isa) { return isa.nibbles != nullptr; });
+    const bool spread = any([](const Kernels& isa) { return isa.bytes != nullptr; });
     const size_t size = g.output == Output::real ? outputs : 0;
     require((size > 0) == !scale.is_none() && (size > 0) == !bias.is_none(),
             "scale and bias go with a real output");
@@ -94,7 +97,7 @@ std::shared_ptr<Conv> make_conv(bool pixels, const std::string& output, size_t k
     const int32_t* ends = checked<int32_t>(thresholds, {8 * blocks}, "thresholds");
     return std::make_shared<Conv>(g, rows, ends, group_blocks, std::move(where),
                                   copied<float>(scale, size, "scale"),
-                                  copied<float>(bias, size, "bias"), spread);
+                                  copied<float>(bias, size, "bias"), nibbles, spread);
 }
 
 struct Step {

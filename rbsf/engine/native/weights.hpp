@@ -14,7 +14,7 @@ namespace rbsf {
 
 inline uint8_t* bytes_of(Line& line) { return reinterpret_cast<uint8_t*>(line.word); }
 
-// All three forms take rows [8 * blocks][kernel * kernel * bytes] and thresholds [8 * blocks]. An
+// All four forms take rows [8 * blocks][kernel * kernel * bytes] and thresholds [8 * blocks]. An
 // output bit is sum >= threshold.
 
 // For Kernels::bits: running parities of the words of a window. The bytes of a window have no gaps.
@@ -41,6 +41,41 @@ struct BitWeights {
     static int64_t most_differing(const Geometry& g, int32_t threshold) {
         const int64_t products = static_cast<int64_t>(g.products), spare = products - threshold;
         return spare < 0 ? -1 : std::min(spare / 2, products);
+    }
+};
+
+// For Kernels::nibbles: 4 bits of 32 filters a step, in the order of nibble_place.
+struct NibbleWeights {
+    std::vector<Line> steps, limits;  // a line has two steps
+    std::vector<size_t> first_block;  // the first block of 32 filters of each group, and the end
+
+    NibbleWeights() = default;
+    NibbleWeights(const Geometry& g, const std::vector<size_t>& eights, const uint8_t* rows,
+                  const int32_t* thresholds) {
+        first_block.push_back(0);
+        for (size_t i = 1; i < eights.size(); ++i)
+            first_block.push_back(first_block.back() + (eights[i] - eights[i - 1] + 3) / 4);
+        steps.resize(first_block.back() * g.window_bytes());
+        limits.resize(first_block.back());
+        for (size_t group = 0; group < g.groups; ++group)
+            for (size_t slot = 8 * eights[group]; slot < 8 * eights[group + 1]; ++slot)
+                put(g, 32 * first_block[group] + slot - 8 * eights[group],
+                    rows + slot * g.window_bytes(), thresholds[slot]);
+    }
+
+    const uint8_t* of_group(const Geometry& g, size_t group) const {
+        return reinterpret_cast<const uint8_t*>(&steps[first_block[group] * g.window_bytes()]);
+    }
+
+  private:
+    void put(const Geometry& g, size_t slot, const uint8_t* row, int32_t threshold) {
+        const size_t place = nibble_place(slot % 32), first = slot / 32 * g.window_bytes();
+        for (size_t i = 0; i < g.window_bytes(); ++i) {
+            bytes_of(steps[first + i])[place] = row[i] & 15;
+            bytes_of(steps[first + i])[32 + place] = row[i] >> 4;
+        }
+        const auto limit = static_cast<int16_t>(BitWeights::most_differing(g, threshold));
+        std::memcpy(bytes_of(limits[slot / 32]) + place % 2 * 32 + place / 2 * 2, &limit, 2);
     }
 };
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -23,7 +22,6 @@ from rbsf.eval.submission import SERVER, write_submission
 from rbsf.eval.summary import Entrant, Reader, summarise
 from rbsf.eval.trackers import NetworkSpec, TrackerSpec, check_labels
 from rbsf.system.environment import cores, environment
-from rbsf.system.files import write_atomically
 
 SYNTHETIC = {"count": 8, "seed": 1000, "frames": 100}
 
@@ -32,7 +30,6 @@ SYNTHETIC = {"count": 8, "seed": 1000, "frames": 100}
 class Benchmark:
     """Trackers to run over a benchmark; results lie in OUT/results/DATASET/TRACKER-DIGEST."""
 
-    dataset: str  # a key of `BENCHMARKS`
     split: Split  # the available sequences
     root: Path | None  # folder of the sequences; None for boxes without images
     specs: tuple[TrackerSpec, ...]
@@ -64,7 +61,7 @@ class Benchmark:
         """The store of each tracker's results."""
         if not self.specs or self.root is None:
             return {}
-        benchmark = BENCHMARKS[self.dataset]
+        benchmark = BENCHMARKS[self.split.dataset]
         folder = self.out / "results" / (benchmark.folder or self.root.resolve().name)
         per_sequence = benchmark.protocol is GOT10K
         return {spec: ResultStore(folder / spec.key(), per_sequence) for spec in self.specs}
@@ -101,7 +98,7 @@ class Benchmark:
     def run(self) -> int:
         """Do the runs that have no result yet. Returns how many have none afterwards."""
         jobs = self.jobs()
-        run_jobs(jobs, self.used_workers, self.used_threads, self.dataset, self.resume)
+        run_jobs(jobs, self.used_workers, self.used_threads, self.split.dataset, self.resume)
         return len(pending(jobs))
 
     def entrants(self) -> list[Entrant]:
@@ -126,7 +123,7 @@ class Benchmark:
         processes = {"workers": 0, "threads": 0}
         if self.specs:
             processes = {"workers": self.used_workers, "threads": self.used_threads}
-        attributes = attributes_of(self.dataset, self.root, self.split.sequences)
+        attributes = attributes_of(self.split.dataset, self.root, self.split.sequences)
         about = environment() | processes
         reference = self.reference or self._float_tracker()
         return summarise(self.split, self.entrants(), reference, about, attributes)
@@ -180,7 +177,7 @@ class Benchmark:
         return boxes
 
 
-def find(
+def open_split(
     dataset: str,
     root: Path | None,
     out: Path,
@@ -216,7 +213,7 @@ def make_synthetic(root: Path) -> None:
             write_video(path, seed, SYNTHETIC["frames"])
 
 
-def shown(texts: list[str], split: Split) -> tuple[Entrant, ...]:
+def given_results(texts: list[str], split: Split) -> tuple[Entrant, ...]:
     """Trackers whose boxes for a split's sequences exist, each given as LABEL=DIR.
 
     Raises ValueError for another form and for a folder without results, FileNotFoundError if there
@@ -231,8 +228,3 @@ def shown(texts: list[str], split: Split) -> tuple[Entrant, ...]:
         path = Path(folder)
         found.append(Entrant(label, path.name, [read_result_folder(path, names)]))
     return tuple(found)
-
-
-def write_json(report: Report, path: Path) -> None:
-    """Write a further copy of report.json."""
-    write_atomically(path, (json.dumps(report, indent=1) + "\n").encode())

@@ -42,12 +42,17 @@ def write_report(report: Report, folder: Path, strips: list[Strip]) -> None:
     written.
     """
     texts = {
-        "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
+        "report.json": to_json(report),
         "report.md": to_markdown(report),
         "report.html": to_html(report, strips),
     }
     for name, text in texts.items():
         write_atomically(folder / name, encode(text))
+
+
+def to_json(report: Report) -> str:
+    """The text of report.json. Raises ValueError for a score that is not a number (NaN)."""
+    return json.dumps(report, indent=1, allow_nan=False) + "\n"
 
 
 def load_report(path: str | Path) -> Report:

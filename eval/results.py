@@ -74,9 +74,9 @@ class ResultStore:
 
         Raises OSError if it cannot be written.
         """
-        boxes = _text(result.boxes + _shift(sequence), "%.3f")
+        boxes = as_lines(result.boxes + _shift(sequence), "%.3f")
         seconds = np.stack(self._with_run(sequence, result, number), axis=1)
-        times = _text(seconds, "%.8f", f"{stamp(sequence)} {fingerprint(sequence)}")
+        times = as_lines(seconds, "%.8f", f"{stamp(sequence)} {fingerprint(sequence)}")
         write_atomically(self.boxes_path(sequence.name, number), boxes)
         write_atomically(self.times_path(sequence.name, number), times)
         self.failure_path(sequence.name).unlink(missing_ok=True)
@@ -296,7 +296,8 @@ def _shift(sequence: Sequence) -> np.ndarray:
     return np.array([1.0, 1.0, 0.0, 0.0]) * sequence.one_based
 
 
-def _text(rows: np.ndarray, form: str, head: str = "") -> bytes:
+def as_lines(rows: np.ndarray, form: str, head: str = "") -> bytes:
+    """Rows of numbers as a text file: a line each, with commas between, after a comment `head`."""
     buffer = io.StringIO()
     np.savetxt(buffer, rows, fmt=form, delimiter=",", header=head)
     return buffer.getvalue().encode()

@@ -173,7 +173,7 @@ def read_benchmark(args: argparse.Namespace) -> Benchmark:
     Raises ValueError or FileNotFoundError for data that are not there, an unknown tracker, and
     labels that clash.
     """
-    from rbsf.eval.evaluation import Benchmark, shown
+    from rbsf.eval.evaluation import Benchmark, given_results
     from rbsf.system.text import listed
 
     specs = tuple(read_specs(args))
@@ -181,7 +181,6 @@ def read_benchmark(args: argparse.Namespace) -> Benchmark:
     missing = f"; missing: {listed(split.missing, 5)}" if split.missing else ""
     print(f"{split.title}{missing}")
     return Benchmark(
-        args.dataset,
         split,
         root,
         specs=specs,
@@ -191,7 +190,7 @@ def read_benchmark(args: argparse.Namespace) -> Benchmark:
         threads=args.threads or 0,
         resume=args.resume,
         shard=args.shard,
-        others=shown(args.results, split),
+        others=given_results(args.results, split),
         reference=args.reference,
         whole=not args.sequences,
     )
@@ -200,11 +199,13 @@ def read_benchmark(args: argparse.Namespace) -> Benchmark:
 def find_sequences(args: argparse.Namespace) -> tuple[Path | None, Split]:
     """The folder of the sequences, None with --annotations, and the sequences."""
     from rbsf.eval.benchmarks import read_annotations
-    from rbsf.eval.evaluation import find
+    from rbsf.eval.evaluation import open_split
     from rbsf.eval.passes import in_passes
 
     if not args.annotations:
-        return find(args.dataset, args.root, args.out, args.sequences, args.every, args.frames)
+        return open_split(
+            args.dataset, args.root, args.out, args.sequences, args.every, args.frames
+        )
     if args.root or args.tracker or args.shard or not args.results:
         raise ValueError(
             "--annotations scores boxes without images:"
@@ -248,12 +249,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def finish(benchmark: Benchmark, args: argparse.Namespace) -> int:
     """Write the report and print its scores. Returns 1 if anything went wrong."""
-    from rbsf.eval.evaluation import write_json
-    from rbsf.eval.report import failures, main_table
+    from rbsf.eval.report import failures, main_table, to_json
+    from rbsf.system.files import write_atomically
 
     report = benchmark.report()
     if args.json:
-        write_json(report, args.json)
+        write_atomically(args.json, to_json(report).encode())
     print(main_table(report))
     lines = failures(report)
     for line in lines:

@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_all(args: argparse.Namespace) -> int:
     """All of `main` that writes to --out."""
-    trackers = read_weightss(args)
+    trackers = read_trackers(args)
     broken: dict[str, str] = {}
     sequences = find_sequences(args, broken)
     runs: dict[str, Runs] = {}
@@ -137,7 +137,7 @@ def run_all(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def read_weightss(args: argparse.Namespace) -> dict[str, Tracker]:
+def read_trackers(args: argparse.Namespace) -> dict[str, Tracker]:
     """The trackers by their labels. Raises ValueError or OSError for one that cannot be loaded."""
     from rbsf.eval.report_tables import with_constants
     from rbsf.eval.trackers import check_labels, parse_trackers

@@ -11,7 +11,7 @@ from test_rectify import batch, make_rectifier
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from rbsf.tools.step_trial import Trial, trial_config
-from rbsf.train import adversarial
+from rbsf.train import adversarial, capture
 from rbsf.train.capture import WARM_UP, CapturedSteps
 
 
@@ -79,7 +79,8 @@ def test_replayed_steps_are_the_plain_ones_to_the_bit(settings, monkeypatch):
     monkeypatch.setattr(StandIn, "made", 0)
     plain, captured = make(**settings), make(**settings)
     expected = train(plain)
-    found = train(CapturedSteps(captured, lambda function: StandIn(captured, function)))
+    monkeypatch.setattr(capture, "CudaGraph", lambda function: StandIn(captured, function))
+    found = train(CapturedSteps(captured))
     assert StandIn.made == 6, "both kinds, anew in each epoch as lambda changes"
     for name, tensor in tensors_of(plain).items():
         assert torch.equal(tensor, tensors_of(captured)[name]), name
@@ -88,14 +89,15 @@ def test_replayed_steps_are_the_plain_ones_to_the_bit(settings, monkeypatch):
     ]
 
 
-def test_what_cannot_be_recorded_is_said_once_and_goes_on_step_by_step(capsys):
+def test_what_cannot_be_recorded_is_said_once_and_goes_on_step_by_step(capsys, monkeypatch):
     plain, captured = make(), make()
 
     def refuse(function):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     train(plain)
-    steps = CapturedSteps(captured, refuse)
+    monkeypatch.setattr(capture, "CudaGraph", refuse)
+    steps = CapturedSteps(captured)
     train(steps)
     assert steps.failure == "operation not permitted when stream is capturing"
     assert capsys.readouterr().err.count("cannot be captured") == 1
@@ -103,7 +105,7 @@ def test_what_cannot_be_recorded_is_said_once_and_goes_on_step_by_step(capsys):
         assert torch.equal(tensor, tensors_of(captured)[name]), name
 
 
-def test_a_recording_that_breaks_off_leaves_nothing_held():
+def test_a_recording_that_breaks_off_leaves_nothing_held(monkeypatch):
     rectifier = make()
 
     def break_off(function):
@@ -119,7 +121,8 @@ def test_a_recording_that_breaks_off_leaves_nothing_held():
         except TypeError:
             raise RuntimeError("broken off") from None
 
-    steps = CapturedSteps(rectifier, fail)
+    monkeypatch.setattr(capture, "CudaGraph", fail)
+    steps = CapturedSteps(rectifier)
     for seed in range(WARM_UP + 1):
         steps.norm_step({"image": batch(seed)}, 0)
     assert steps.failure == "'NoneType' object is not callable", "what came first"
@@ -129,7 +132,8 @@ def test_a_recording_that_breaks_off_leaves_nothing_held():
 def test_a_batch_of_another_form_is_recorded_anew(monkeypatch):
     monkeypatch.setattr(StandIn, "made", 0)
     rectifier = make()
-    steps = CapturedSteps(rectifier, lambda function: StandIn(rectifier, function))
+    monkeypatch.setattr(capture, "CudaGraph", lambda function: StandIn(rectifier, function))
+    steps = CapturedSteps(rectifier)
     for count in (8, 8, 8, 8, 8, 4, 4):
         steps.step({"image": batch()[:count]}, 0)
     assert StandIn.made == 2

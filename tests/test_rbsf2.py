@@ -14,7 +14,7 @@ from rbsf.models.whole import LIMIT, STEP, Round, Slope, Stem, WholeNorm, _Momen
 from rbsf.tools.recipes.rbsf2 import DistillConfig
 from rbsf.tracker.distill import (
     DistillTask,
-    both_alike,
+    balanced_weights,
     cells_near,
     middle_of,
     on_true_boxes,
@@ -302,10 +302,10 @@ def test_cells_on_the_target_weigh_as_much_as_the_others() -> None:
     target[0, 1, 1] = 1
     cells = cells_near(target)
     assert cells[0].tolist() == [[0, 0, 0, 0], [0, 0.25, 0.25, 0], [0, 0.25, 0.25, 0], [0, 0, 0, 0]]
-    weights = both_alike(middle_of(torch.zeros(2, 5, 8, 8)))
+    weights = balanced_weights(middle_of(torch.zeros(2, 5, 8, 8)))
     assert weights.sum((1, 2)).tolist() == [1, 1]
     assert weights[0, 2:6, 2:6].sum() == weights[0].sum() / 2
-    assert both_alike(torch.zeros(1, 2, 2)).tolist() == [[[0.125] * 2] * 2]
+    assert balanced_weights(torch.zeros(1, 2, 2)).tolist() == [[[0.125] * 2] * 2]
 
 
 UNFIT = ("xnor_k", "abcnet")  # methods that have more than one scale a filter

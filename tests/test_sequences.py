@@ -414,11 +414,18 @@ def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return listed
 
 
-def test_a_second_load_lists_nothing_and_is_equal(tmp_path: Path, listings: list[str]) -> None:
-    root, cache = make_got10k(tmp_path / "data"), tmp_path / "cache"
-    first = load_sequences(root, cache_dir=cache)
+def use_cache(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    monkeypatch.setenv("RBSF_CACHE", str(folder))
+    return folder
+
+
+def test_a_second_load_lists_nothing_and_is_equal(
+    tmp_path: Path, listings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, cache = make_got10k(tmp_path / "data"), use_cache(monkeypatch, tmp_path / "cache")
+    first = load_sequences(root)
     assert listings == ["b", "a"]
-    second = load_sequences(root, cache_dir=cache)
+    second = load_sequences(root)
     assert listings == ["b", "a"]
     for one, other in zip(first, second, strict=True):
         assert (one.name, one.frames) == (other.name, other.frames)
@@ -444,14 +451,15 @@ def drop_sequence(root: Path) -> None:
 
 @pytest.mark.parametrize("change", [change_boxes, add_label, change_frames, drop_sequence])
 def test_a_changed_dataset_is_read_anew(
-    tmp_path: Path, listings: list[str], change: object
+    tmp_path: Path, listings: list[str], change: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, cache = make_got10k(tmp_path / "data"), tmp_path / "cache"
-    load_sequences(root, cache_dir=cache)
+    root = make_got10k(tmp_path / "data")
+    use_cache(monkeypatch, tmp_path / "cache")
+    load_sequences(root)
     listings.clear()
     assert callable(change)
     change(root)
-    fresh = load_sequences(root, cache_dir=cache)
+    fresh = load_sequences(root)
     assert "a" in listings
     assert re.sub(r"\D", "", Path(fresh[-1].frames[2]).name) == (
         "00000004" if change is change_frames else "00000003"
@@ -462,15 +470,15 @@ def test_a_changed_dataset_is_read_anew(
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", None])
 def test_a_damaged_index_is_made_anew(
-    tmp_path: Path, listings: list[str], content: bytes | None
+    tmp_path: Path, listings: list[str], content: bytes | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, cache = make_got10k(tmp_path / "data"), tmp_path / "cache"
-    load_sequences(root, cache_dir=cache)
+    root, cache = make_got10k(tmp_path / "data"), use_cache(monkeypatch, tmp_path / "cache")
+    load_sequences(root)
     path = next(cache.iterdir())
     path.write_bytes(path.read_bytes()[:300] if content is None else content)
-    assert len(load_sequences(root, cache_dir=cache)) == 2
+    assert len(load_sequences(root)) == 2
     assert listings == 2 * ["b", "a"]
-    load_sequences(root, cache_dir=cache)
+    load_sequences(root)
     assert listings == 2 * ["b", "a"]
 
 
@@ -482,11 +490,14 @@ def test_the_index_goes_to_the_folder_that_the_environment_names(
     assert len(os.listdir(tmp_path / "elsewhere")) == 1
 
 
-def test_an_index_that_cannot_be_kept_is_a_warning(tmp_path: Path, listings: list[str]) -> None:
+def test_an_index_that_cannot_be_kept_is_a_warning(
+    tmp_path: Path, listings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
-    root, cache = make_got10k(tmp_path / "data"), tmp_path / "file" / "cache"
+    root = make_got10k(tmp_path / "data")
+    use_cache(monkeypatch, tmp_path / "file" / "cache")
     with pytest.warns(UserWarning, match="index not kept"):
-        assert len(load_sequences(root, cache_dir=cache)) == 2
+        assert len(load_sequences(root)) == 2
 
 
 def test_entries_are_found_without_reading_them(tmp_path: Path) -> None:
@@ -496,13 +507,13 @@ def test_entries_are_found_without_reading_them(tmp_path: Path) -> None:
 
 def test_an_index_with_a_damaged_byte_is_none_or_whole(tmp_path):
     path, boxes = tmp_path / "index.npz", np.arange(12.0).reshape(3, 4)
-    save_index(path, "key", [Record("a", "folder", ["1.jpg", "2.jpg", "3.jpg"], boxes)])
+    save_index(path, "key", [Record(["1.jpg", "2.jpg", "3.jpg"], boxes)])
     whole = path.read_bytes()
     for place in range(0, len(whole), 3):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         records = load_index(path, "key")
         assert records is None or (
-            records[0].name == "a" and np.array_equal(records[0].boxes, boxes)
+            records[0].files[0] == "1.jpg" and np.array_equal(records[0].boxes, boxes)
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 from rbsf.datasets.video.sequences import Sequence, load_sequences
 from rbsf.eval.results import ResultStore, Run
-from rbsf.eval.submission import check_submission, write_submission
+from rbsf.eval.submission import write_submission
 
 NAMES = [f"GOT-10k_Test_{i:06d}" for i in (1, 2, 3)]
 MEMBERS = {f"{name}/{name}_{end}.txt" for name in NAMES for end in ("001", "time")}
@@ -104,46 +103,7 @@ def test_box_that_is_no_number_is_refused(
     tmp_path: Path, store: ResultStore, sequences: list[Sequence]
 ) -> None:
     store.boxes_path(NAMES[1]).write_text(BOXES * 2 + "nan,nan,nan,nan\n")
-    fault = f"submission: {NAMES[1]}/{NAMES[1]}_001.txt line 3 is not 4 numbers: 'nan,nan,nan,nan'"
+    fault = rf"no submission: .*{NAMES[1]}_001\.txt: box 3 is not finite"
     with pytest.raises(ValueError, match=fault):
         write_submission(tmp_path / "ours.zip", store, sequences)
     assert not (tmp_path / "ours.zip").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "fault"),
-    [
-        ({"B/B_001.txt": None}, "submission: B/B_001.txt is missing"),
-        ({"B/B_time.txt": None}, "submission: B/B_time.txt is missing"),
-        ({"B/B_002.txt": BOXES * 2}, "submission: B/B_002.txt is not wanted"),
-        ({"failed/B.txt": "why\n"}, "submission: failed/B.txt is not wanted"),
-        ({"A/A_001.txt": BOXES * 3}, "A_001.txt has 3 lines but the sequence 2 frames"),
-        ({"A/A_001.txt": ""}, "A_001.txt has 0 lines but the sequence 2 frames"),
-        ({"A/A_001.txt": BOXES + "1,2,3\n"}, "A_001.txt line 2 is not 4 numbers: '1,2,3'"),
-        ({"A/A_001.txt": BOXES + "1,2,3,inf\n"}, "A_001.txt line 2 is not 4 numbers: '1,2,3,inf'"),
-        ({"A/A_001.txt": BOXES + "1,2,3,x\n"}, "A_001.txt line 2 is not 4 numbers: '1,2,3,x'"),
-        ({"A/A_time.txt": "# 1a2b\n0.1\n"}, "A_time.txt line 1 is not 1 numbers: '# 1a2b'"),
-        ({"A/A_time.txt": "0.1,0.2\n" * 2}, "A_time.txt line 1 is not 1 numbers: '0.1,0.2'"),
-        ({"A/A_time.txt": "nan\n0.1\n"}, "A_time.txt line 1 is not 1 numbers: 'nan'"),
-    ],
-)
-def test_an_archive_that_the_server_would_refuse_is_named(
-    change: dict[str, str | None], fault: str
-) -> None:
-    good = {
-        f"{name}/{name}_{end}": text
-        for name in "AB"
-        for end, text in (("001.txt", BOXES * 2), ("time.txt", "1\n2\n"))
-    }
-    check_submission(archive_of(good), {"A": 2, "B": 2})
-    with pytest.raises(ValueError, match=fault):
-        check_submission(archive_of(good | change), {"A": 2, "B": 2})
-
-
-def archive_of(files: dict[str, str | None]) -> io.BytesIO:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, text in files.items():
-            if text is not None:
-                archive.writestr(name, text)
-    return buffer

@@ -140,7 +140,7 @@ def test_results_that_are_there_make_a_table(flags, otb, tmp_path):
         model = random_model(number)
         write_packed(file, model.model, model.task, model.nodes, model.info)
         specs = (parse_tracker(str(file)),)
-        (store,) = Benchmark(test.dataset, test.split, test.root, specs, test.out).stores.values()
+        (store,) = Benchmark(test.split, test.root, specs, test.out).stores.values()
         for sequence in test.split.sequences:
             store.save(sequence, Run(sequence.boxes + np.array([shift, 0, 0, 0]), np.full(3, 0.1)))
     table = reproduce.open_table(reproduce.parse_args(flags))

@@ -107,7 +107,8 @@ def test_score_leaves_out_the_first_frame_and_those_without_the_target(monkeypat
     monkeypatch.setattr(constants_search, "track_sequence", lambda *_: run)
     sequence = Sequence("made", ("",) * 5, truth)
     expected = [pytest.approx(2 / 3)]
-    assert list(constants_search.sequence_scores(colours, [sequence], DEFAULTS, False)) == expected
+    found = constants_search.sequence_scores(colours, [sequence], DEFAULTS, False, TrackerConfig)
+    assert list(found) == expected
 
 
 def test_constants_are_searched_from_the_defaults(tune, tmp_path, monkeypatch, capsys):

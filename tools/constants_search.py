@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ class Search:
     trials: int  # including those of earlier runs
     names: tuple[str, ...]  # the constants that are searched
 
-    @property
+    @cached_property
     def kind(self) -> type[Constants]:
         """The class of the constants."""
         return loading.constants_of(self.weights)
@@ -149,7 +150,7 @@ def sequence_scores(
     sequences: list[Sequence],
     constants: dict[str, Any],
     show: bool,
-    kind: type[Constants] = TrackerConfig,
+    kind: type[Constants],
 ) -> Iterator[float]:
     """Yield the average overlap in each sequence. With `show`, a terminal shows a bar."""
     config = kind(**constants)

@@ -189,16 +189,16 @@ def export_onnx(weights: Path, out: Path, video: str | None) -> None:
 
     net, model, info = read_weights(weights)
     if isinstance(net, RBSF2):
-        export_two_with_head(net, export_search(net), read_crops(video), out)
+        write_rbsf2(net, export_search(net), read_crops(video), out)
     elif model in TRACKERS:
-        export_two(net, export_float_tracker(net, model), read_crops(video), out)
+        write_siamese(net, export_float_tracker(net, model), read_crops(video), out)
     else:
         exported = export_classifier(net, model, classifier_input(weights, info))
         about = about_classifier(model, info["input"])
-        export_one(net, exported, about, read_images(video, exported.images.shape), out)
+        write_classifier(net, exported, about, read_images(video, exported.images.shape), out)
 
 
-def export_one(
+def write_classifier(
     net: nn.Module, exported: Exported, about: dict[str, str], images: np.ndarray, out: Path
 ) -> None:
     """Write the graph of a classifier, and compare it on `images`."""
@@ -211,7 +211,7 @@ def export_one(
     print(f"logits to PyTorch: {describe_difference(run_graph(out, images), expected)}")
 
 
-def export_two(net: nn.Module, exported: Exported, images: np.ndarray, out: Path) -> None:
+def write_siamese(net: nn.Module, exported: Exported, images: np.ndarray, out: Path) -> None:
     """Write the graphs of a tracker of SiamFC's form, and compare them on `images`.
 
     The middle of the first features is the template.
@@ -238,7 +238,7 @@ def export_two(net: nn.Module, exported: Exported, images: np.ndarray, out: Path
     print(f"response to PyTorch: {describe_difference(found, response)}")
 
 
-def export_two_with_head(net: RBSF2, exported: Exported, images: np.ndarray, out: Path) -> None:
+def write_rbsf2(net: RBSF2, exported: Exported, images: np.ndarray, out: Path) -> None:
     """Write the graphs of RB-SF 2, and compare them on `images`.
 
     The middle of the first image is the exemplar.

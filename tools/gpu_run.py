@@ -161,7 +161,7 @@ def work(args: argparse.Namespace) -> int:
     check_clone()
     from rbsf.system.lock import locked
     from rbsf.tools.gpu import distil
-    from rbsf.tools.gpu.items import make_items, read_data
+    from rbsf.tools.gpu.items import any_reads_cifar, make_items
 
     folder = (args.out or Path("runs/gpu")).resolve()
     check_minutes(args.minutes)
@@ -174,7 +174,7 @@ def work(args: argparse.Namespace) -> int:
         if not rbsf2:
             print(f"{args.data}: holds no {distil.STEM}-1-of-N.part; RB-SF 2 is left out")
         items = make_items(data, only=args.only, rbsf2=rbsf2)
-        if read_data(items):
+        if any_reads_cifar(items):
             unpack_data(parts, data)
         end = None if args.minutes is None else STARTED + 60 * args.minutes - CLOSING_SECONDS
         with Sharing(folder) as sharing:
@@ -188,7 +188,7 @@ def rehearse(args: argparse.Namespace) -> int:
     from rbsf.datasets.images.made_up_cifar import write_made_up_cifar
     from rbsf.system.lock import locked
     from rbsf.tools.gpu import distil
-    from rbsf.tools.gpu.items import RBSF2, make_items, read_data
+    from rbsf.tools.gpu.items import RBSF2, any_reads_cifar, make_items
     from rbsf.tools.gpu.summary import summarise
 
     folder = (args.out or REHEARSAL).resolve()
@@ -196,7 +196,7 @@ def rehearse(args: argparse.Namespace) -> int:
     items = make_items(data, rehearse=True, only=args.only)
     end = None if args.minutes is None else STARTED + 60 * args.minutes
     with locked(folder):
-        if read_data(items):
+        if any_reads_cifar(items):
             if not parts.is_dir():
                 write_made_up_cifar(folder / "raw")
                 pack_cifar100(folder / "raw", parts, PART_BYTES)

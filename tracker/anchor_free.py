@@ -115,10 +115,10 @@ class AnchorFree(Follower):
     finds would tremble, because the best position changes from frame to frame.
     """
 
-    def __init__(
-        self, network: Network, config: AnchorFreeConfig | None = None, name: str = "RB-SF 2"
-    ) -> None:
-        self.network, self.config, self.name = network, config or AnchorFreeConfig(), name
+    name = "RB-SF 2"
+
+    def __init__(self, network: Network, config: AnchorFreeConfig | None = None) -> None:
+        self.network, self.config = network, config or AnchorFreeConfig()
         self._template: Any = None
         self._correction = np.ones(2)  # factors of the widths and heights that the network finds
 

@@ -80,7 +80,7 @@ class DistillTask:
         """
         wanted = (other - self.mean) / self.deviation
         each = F.smooth_l1_loss(own, wanted, reduction="none").mean(1)  # [N, H, W]
-        return (each * both_alike(on)).sum((1, 2)).mean()
+        return (each * balanced_weights(on)).sum((1, 2)).mean()
 
 
 def answers(net: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -186,7 +186,7 @@ def middle_of(features: Tensor) -> Tensor:
     return on
 
 
-def both_alike(on: Tensor) -> Tensor:
+def balanced_weights(on: Tensor) -> Tensor:
     """Weights `[N, H, W]`, half of them on the target, half on the rest; their sum is 1.
 
     `on`: share of each place that is on the target, 0 to 1. If the shares add up to less than 1,
@@ -205,7 +205,7 @@ def target_loss(logits: Tensor, target: Tensor) -> Tensor:
     """
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     divergence = cross_entropy - _entropy(target)
-    return (divergence * both_alike(target)).sum((1, 2)).mean()
+    return (divergence * balanced_weights(target)).sum((1, 2)).mean()
 
 
 def _entropy(share: Tensor) -> Tensor:

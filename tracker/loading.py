@@ -104,13 +104,10 @@ def _in_torch(kind: Kind, path: Path, device: str, precision: str, threads: int 
     return kind.in_torch(net, device, precision)
 
 
-def make_tracker(
-    network: Backbone | Network, constants: Constants, name: str = ""
-) -> SiamFC | AnchorFree:
+def make_tracker(network: Backbone | Network, constants: Constants) -> SiamFC | AnchorFree:
     """A tracker of one target; `constants` are of the class that `constants_of` returns."""
     kind = next(kind for kind in KINDS if isinstance(constants, kind.constants))
-    named = {"name": name} if name else {}
-    return kind.tracker(network, constants, **named)  # type: ignore[arg-type]
+    return kind.tracker(network, constants)  # type: ignore[arg-type]
 
 
 def update_all(trackers: Sequence[SiamFC | AnchorFree], image: np.ndarray) -> list[Result]:

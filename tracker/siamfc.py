@@ -26,9 +26,9 @@ from rbsf.tracker.states import Result, StateConfig, check_shares
 from rbsf.tracker.target import Target
 from rbsf.tracker.template import Template, look_at
 
-# Part of the name of benchmark results. Raise this when boxes change for the same weights and
-# constants (after a change here, in geometry, box regression or the packed engine), so that old
-# results are not reused.
+# Part of the name of benchmark results of all our trackers. Raise this when boxes change for the
+# same weights and constants, so that old results are not reused: after a change of a tracker, of
+# its search for lost targets, of geometry, or of the packed engine.
 TRACKER_VERSION = 4
 
 Backbone = Callable[[np.ndarray], np.ndarray]
@@ -120,12 +120,11 @@ class _Match(NamedTuple):
 class SiamFC(Follower):
     """Follow one target by correlating a template with the features of search crops."""
 
-    def __init__(
-        self, backbone: Backbone, config: TrackerConfig | None = None, name: str = "RB-SF"
-    ) -> None:
+    name = "RB-SF"
+
+    def __init__(self, backbone: Backbone, config: TrackerConfig | None = None) -> None:
         self.backbone = backbone
         self.config = config or TrackerConfig()
-        self.name = name
         half = self.config.scales // 2
         self._steps = self.config.scale_step ** np.arange(-half, half + 1)
         self._model: _Model | None = None

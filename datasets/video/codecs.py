@@ -17,7 +17,7 @@ class Codec:
     plays: bool = True  # browsers play it
 
     @property
-    def keeps_pixels(self) -> bool:
+    def keeps_aspect(self) -> bool:
         """Whether a file can tell players that its pixels are not square."""
         return self.by_pyav and self.name not in ("VP8", "VP9")
 

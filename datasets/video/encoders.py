@@ -42,7 +42,7 @@ def make_encoder(
     """Make an encoder of pictures of one size (width, height). Raises OSError if that fails."""
     original = original or Original()
     if codec.by_pyav:
-        aspect = original.aspect if codec.keeps_pixels else Fraction(1)
+        aspect = original.aspect if codec.keeps_aspect else Fraction(1)
         return PyavEncoder(path, codec, size, fps, aspect, original.sound, begin)
     return OpenCvEncoder(path, codec, size, fps, original.live, original.sound is not None)
 

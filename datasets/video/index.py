@@ -22,19 +22,17 @@ from rbsf.system.files import write_atomically
 from rbsf.system.text import encode
 
 FORMAT = "rbsf-index-2"
-PARTS = ("names", "folders", "counts", "files", "boxes")  # arrays in the file, beside the key
+PARTS = ("counts", "files", "boxes")  # arrays in the file, beside the key
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One sequence.
+    """What is read of one sequence.
 
-    `files`: names of its frames in `folder`. `boxes`: `[N, 4]` float64, NaN where the target is
+    `files`: names of its frames in their folder. `boxes`: `[N, 4]` float64, NaN where the target is
     absent.
     """
 
-    name: str
-    folder: str
     files: list[str]
     boxes: np.ndarray
 
@@ -80,8 +78,6 @@ def save_index(path: Path, key: str, records: list[Record]) -> None:
     files = chain.from_iterable(record.files for record in records)
     arrays = {
         "key": np.array(key),
-        "names": np.array([record.name for record in records]),
-        "folders": np.array([record.folder for record in records]),
         "counts": np.array([len(record.files) for record in records]),
         "files": np.array(list(map(os.fsencode, files))),
         "boxes": np.concatenate([record.boxes for record in records]),
@@ -103,13 +99,13 @@ def load_index(path: Path, key: str) -> list[Record] | None:
         with np.load(path, allow_pickle=False) as stored:
             if str(stored["key"]) != key:
                 return None
-            names, folders, counts, encoded, boxes = (stored[part] for part in PARTS)
+            counts, encoded, boxes = (stored[part] for part in PARTS)
     except Exception:  # reading a damaged file may raise anything; the index is then made anew
         return None
     files = list(map(os.fsdecode, encoded.tolist()))
     records = []
     end = 0
-    for name, folder, count in zip(names, folders, counts.tolist(), strict=True):
+    for count in counts.tolist():
         start, end = end, end + count
-        records.append(Record(str(name), str(folder), files[start:end], boxes[start:end]))
+        records.append(Record(files[start:end], boxes[start:end]))
     return records

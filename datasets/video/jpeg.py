@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from threading import Lock
 from typing import Literal
 
 import cv2
 import numpy as np
+
+from rbsf.system.streams import stderr_to
 
 START = b"\xff\xd8"
 COMPLAINT = re.compile(rb"(?:Corrupt JPEG data|Premature end of JPEG file).*\n?")
@@ -26,7 +27,6 @@ TABLE = re.compile(
     re.DOTALL,
 )
 HEARD = os.name == "posix"  # on Windows, OpenCV's standard error is not Python's
-ONE_AT_A_TIME = Lock()  # standard error is that of the whole process
 
 
 def decode_jpeg(data: np.ndarray, flags: int) -> tuple[np.ndarray | None, str]:
@@ -36,8 +36,7 @@ def decode_jpeg(data: np.ndarray, flags: int) -> tuple[np.ndarray | None, str]:
     """
     if not HEARD:
         return cv2.imdecode(data, flags), ""
-    with ONE_AT_A_TIME:
-        image, output = _decode_and_listen(data, flags)
+    image, output = _decode_and_listen(data, flags)
     others = COMPLAINT.sub(b"", output)
     if others:  # written meanwhile by other threads
         os.write(2, others)
@@ -62,13 +61,10 @@ def _decode_and_listen(data: np.ndarray, flags: int) -> tuple[np.ndarray | None,
     """A picture, and what was written to standard error while it was decoded."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)  # a process begun meanwhile may keep the other end open
-    kept = os.dup(2)
     try:
-        os.dup2(writer, 2)
-        image = cv2.imdecode(data, flags)
+        with stderr_to(writer):
+            image = cv2.imdecode(data, flags)
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
         os.close(writer)
         output = _read(reader)
         os.close(reader)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -13,6 +10,7 @@ import numpy as np
 
 from rbsf.datasets.video.codecs import Codec
 from rbsf.datasets.video.images import encodable
+from rbsf.system.streams import stderr_to
 
 
 class OpenCvEncoder:
@@ -36,7 +34,7 @@ class OpenCvEncoder:
         self._fps, self._live = fps, live
         self.written = 0  # number of frames that the file should hold
         letters = cv2.VideoWriter.fourcc(*codec.encoder)
-        with quiet():
+        with open(os.devnull, "w") as nowhere, stderr_to(nowhere.fileno()):
             self._writer = cv2.VideoWriter(encodable(path), letters, fps, size)
         if not self._writer.isOpened():
             raise OSError(0, f"OpenCV cannot encode {size[0]}x{size[1]} frames")
@@ -51,18 +49,3 @@ class OpenCvEncoder:
     def close(self) -> None:
         """Finish the file. OpenCV does not report a full disk."""
         self._writer.release()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence libraries in this context; OpenCV and FFmpeg do not use Python's `stderr`."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)

@@ -310,24 +310,22 @@ def load_sequences(
     root: str | Path,
     layout: str | None = None,
     names: Iterable[str] | None = None,
-    cache_dir: str | Path | None = None,
     broken: dict[str, str] | None = None,
 ) -> list[Sequence]:
     """Read the annotated sequences under `root`, in the order of the dataset.
 
     `layout` is a key of `rbsf.datasets.video.layouts.LAYOUTS` (None: the first that fits). With
-    `names`, only those sequences are read. An index of a large dataset is kept in `cache_dir`
-    (default: `rbsf.datasets.video.index.default_cache`) until the dataset changes. Raises
-    ValueError (FileNotFoundError for a missing file) if `root` has no known layout, a name is
-    missing, or a sequence's frames and boxes do not match. With `broken`, such a sequence is left
-    out instead, and noted there as `{name: what is wrong}`.
+    `names`, only those sequences are read. An index of a large dataset is kept in the folder
+    `rbsf.datasets.video.index.default_cache` until the dataset changes. Raises ValueError
+    (FileNotFoundError for a missing file) if `root` has no known layout, a name is missing, or a
+    sequence's frames and boxes do not match. With `broken`, such a sequence is left out instead,
+    and noted there as `{name: what is wrong}`.
     """
     root = Path(root)
     entries = _select(find_entries(root, layout), names, root)
     if len(entries) < MIN_INDEXED or os.path.isfile(entries[0].folder):
         return _read_entries(entries, broken)
-    cache = Path(cache_dir) if cache_dir else default_cache()
-    return _load_indexed(entries, root, cache, broken)
+    return _load_indexed(entries, root, broken)
 
 
 def check_broken(reasons: list[str], skip: bool) -> None:
@@ -358,18 +356,18 @@ def _read_entries(entries: Iterable[Entry], broken: dict[str, str] | None) -> li
 
 
 def _load_indexed(
-    entries: list[Entry], root: Path, cache_dir: Path, broken: dict[str, str] | None
+    entries: list[Entry], root: Path, broken: dict[str, str] | None
 ) -> list[Sequence]:
     """Read entries from their index; if it is missing or outdated, read them and make one."""
     key = stamp_of((repr(entry), _sources(entry)) for entry in entries)
     text = f"{root.resolve()} {[entry.name for entry in entries]}"
-    path = cache_dir / f"sequences-{hashlib.sha256(encode(text)).hexdigest()[:16]}.npz"
+    path = default_cache() / f"sequences-{hashlib.sha256(encode(text)).hexdigest()[:16]}.npz"
     records = load_index(path, key)
     if records is not None:
         return list(map(_from_record, records, entries))
     sequences = _read_entries(tqdm(entries, desc=f"listing {root}", unit="sequence"), broken)
     if len(sequences) == len(entries):  # otherwise the broken ones must be read again next time
-        save_index(path, key, list(map(_to_record, entries, sequences)))
+        save_index(path, key, list(map(_to_record, sequences)))
     return sequences
 
 
@@ -379,14 +377,13 @@ def _sources(entry: Entry) -> list[Path]:
     return [entry.folder, entry.annotation, *labels]
 
 
-def _to_record(entry: Entry, sequence: Sequence) -> Record:
-    files = [Path(frame).name for frame in sequence.frames]
-    return Record(entry.name, str(entry.folder), files, sequence.boxes)
+def _to_record(sequence: Sequence) -> Record:
+    return Record([Path(frame).name for frame in sequence.frames], sequence.boxes)
 
 
 def _from_record(record: Record, entry: Entry) -> Sequence:
-    frames = tuple(os.path.join(record.folder, file) for file in record.files)
-    return Sequence(record.name, frames, record.boxes, entry.one_based)
+    frames = tuple(os.path.join(entry.folder, file) for file in record.files)
+    return Sequence(entry.name, frames, record.boxes, entry.one_based)
 
 
 def _select(entries: list[Entry], names: Iterable[str] | None, root: Path) -> list[Entry]:

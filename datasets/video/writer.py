@@ -106,7 +106,7 @@ class VideoWriter:
         height, width = image.shape[:2]
         self._size = (max(width // 2 * 2, 2), max(height // 2 * 2, 2))
         self._shown = self._size
-        if not self.codec.keeps_pixels:
+        if not self.codec.keeps_aspect:
             self._shown = shown_size(self._size, self._original.aspect)
         return make_encoder(
             self._part, self.codec, self._shown, self.fps, self._original, self._begin

@@ -43,7 +43,7 @@ class NetworkSpec(TrackerSpec):
     def load(self, threads: int) -> Tracker:
         """See `TrackerSpec`."""
         network = load_network(self.files[0], self.device, self.precision, threads, self.engine)
-        return make_tracker(network, self.config, self.label)
+        return make_tracker(network, self.config)
 
 
 def _device_kind(device: str) -> str:

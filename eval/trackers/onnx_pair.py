@@ -47,4 +47,4 @@ class PairSpec(TrackerSpec):
 
         backbone, head = self.files
         network = open_pair(backbone, head, threads)
-        return AnchorFree(network, network.constants, self.label)
+        return AnchorFree(network, network.constants)

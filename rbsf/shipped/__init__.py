@@ -42,12 +42,12 @@ def shipped_trackers() -> dict[str, Path]:
 
 
 def find_constants(name: str | Path) -> Path:
-    """The path of the tracking constants `name`; `fast` is shipped."""
+    """The path of the tracking constants `name`; `fast`, `bits` and `siamfc` are shipped."""
     return _find(name, CONFIGS / "track", ".yaml")
 
 
 def find_config(name: str | Path) -> Path:
-    """The path of the training configuration `name`; `long` is shipped."""
+    """The path of the training configuration `name`, such as `long` or `mnist`."""
     path = _find(name, CONFIGS, ".yaml")
     if path.is_file():
         return path

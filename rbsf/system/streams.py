@@ -5,7 +5,12 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any
+
+ONE_AT_A_TIME = Lock()  # standard error is that of the whole process
 
 
 class _Unfailing:
@@ -78,3 +83,17 @@ def _mended(stream: Any, number: int) -> Any:
         return stream
     stream.reconfigure(errors="backslashreplace")
     return _Unfailing(stream)
+
+
+@contextmanager
+def stderr_to(descriptor: int) -> Iterator[None]:
+    """Let the whole process, libraries too, write standard error to a file in this context."""
+    with ONE_AT_A_TIME:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        try:
+            os.dup2(descriptor, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

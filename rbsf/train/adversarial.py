@@ -20,9 +20,9 @@ SQUARE, LOG = "square", "log"  # what the student minimises to deceive the discr
 
 
 def pool(maps: Tensor) -> Tensor:
-    """Average maps `[N, C, H, W]` to `[N, C, GRID, GRID]`, as `F.adaptive_avg_pool2d` does.
+    """Maps `[N, C, H, W]` as discriminators take them.
 
-    Maps with both sides at most GRID are unchanged; see `spread`.
+    They are averaged to `[N, C, GRID, GRID]` if a side is longer than GRID, otherwise unchanged.
     """
     rows, columns = maps.shape[2:]
     if max(rows, columns) <= GRID:

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,18 +22,8 @@ Batch = dict[str, Tensor]
 Step = Callable[[Batch, int], dict[str, Tensor]]
 
 
-class Graph(Protocol):
-    """The recorded launches of a function; they only run in a replay, which updates `result`."""
-
-    result: Tensor
-
-    def replay(self) -> None:
-        """Run the recorded launches."""
-        ...
-
-
 class CudaGraph:
-    """A `Graph` of CUDA kernels.
+    """The recorded launches of a function; they only run in a replay, which updates `result`.
 
     Raises RuntimeError if `function` does something that cannot be recorded, such as a wait.
     """
@@ -59,7 +49,7 @@ class Recording:
     key: tuple  # the conditions it was recorded for, see `CapturedSteps._key`
     inputs: Batch  # the tensors that it reads
     names: list[str]  # names of the values that it logs
-    graph: Graph
+    graph: CudaGraph
 
 
 class CapturedSteps:
@@ -67,13 +57,11 @@ class CapturedSteps:
 
     Results are those of the plain steps. The first steps of each kind are plain. A step is recorded
     again if the weights of the losses or the form of the batch change. If it cannot be recorded, a
-    line on stderr says why, and all further steps are plain. Tests replace `make_graph`.
+    line on stderr says why, and all further steps are plain.
     """
 
-    def __init__(
-        self, rectifier: Rectifier, make_graph: Callable[[Callable[[], Tensor]], Graph] = CudaGraph
-    ) -> None:
-        self.rectifier, self.make_graph = rectifier, make_graph
+    def __init__(self, rectifier: Rectifier) -> None:
+        self.rectifier = rectifier
         self.failure = ""  # the reason why recording failed
         self._plain_steps: Counter[str] = Counter()
         self._recordings: dict[str, Recording] = {}
@@ -122,7 +110,7 @@ class CapturedSteps:
             names[:] = logged
             return torch.stack([value.double() for value in logged.values()])
 
-        return Recording(key, inputs, names, self.make_graph(launch))
+        return Recording(key, inputs, names, CudaGraph(launch))
 
     def _give_up(self, error: RuntimeError) -> None:
         # The first error says why the recording failed, the last one only that it did.

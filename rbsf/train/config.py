@@ -32,7 +32,6 @@ from rbsf.system.yaml_file import read_yaml_file
 Config = TypeVar("Config")
 COUNT = re.compile(r"# (\d+) settings\n")
 OTHERS = "other flags"
-LARGEST_INT = (1 << 63) - 1
 
 
 def setting(
@@ -197,9 +196,7 @@ def parse_config(
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     file = given.pop("config", None)
     for name, value in given.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name} is {value}; give a finite number")
-        _check_size(value, name)
+        _check_number(value, name)
     return {**(read_yaml(cls, file) if file else {}), **given}
 
 
@@ -317,11 +314,14 @@ def _checked(value: Any, each: Setting, where: str) -> Any:
         raise ValueError(f"{where} is {_shown(value)}; expected {expected}")
     if each.choices and value not in each.choices:
         raise ValueError(f"{where} is {_shown(value)}; expected one of {', '.join(each.choices)}")
-    _check_size(value, where)
+    _check_number(value, where)
     return value
 
 
-def _check_size(value: Any, where: str) -> None:
+def _check_number(value: Any, where: str) -> None:
+    """Raise ValueError for a number that is not finite, or too large a whole one."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}; give a finite number")
     if isinstance(value, int) and abs(value) > MAX_INT:
         raise ValueError(f"{where} is {_shown(value)}; give a number of at most {MAX_INT:,}")
 
@@ -345,13 +345,9 @@ def _shown(value: Any) -> str:
 def _fits(value: Any, kind: Any) -> bool:
     """Whether `value` has the type `kind`, such as `int` or `list[str]`.
 
-    A bool does not count as an int, and a number must be finite.
+    A bool does not count as an int.
     """
     wanted = typing.get_origin(kind) or kind
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-        return False
-    if wanted is float and not math.isfinite(value):
-        return False
-    if wanted is int and abs(value) > LARGEST_INT:
         return False
     return all(_fits(item, item_kind) for item_kind in typing.get_args(kind) for item in value)

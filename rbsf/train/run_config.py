@@ -157,15 +157,6 @@ class RunConfig:
         return Path(self.cache or self.out)
 
     @property
-    def result_file(self) -> str:
-        """The file that a training writes last; if it is in the folder, the training is done."""
-        raise NotImplementedError
-
-    def folder_name(self) -> str:
-        """The folder of trainings with these settings, inside the folder of a table."""
-        raise NotImplementedError
-
-    @property
     def samples(self) -> int:
         """Number of samples in an epoch."""
         return getattr(self, f"{self.UNIT}s")

@@ -211,7 +211,7 @@ def _chosen(items: list[Item], words: Sequence[str]) -> list[Item]:
     return [item for item in items if item.name in chosen | needed]
 
 
-def read_data(items: Sequence[Item]) -> bool:
+def any_reads_cifar(items: Sequence[Item]) -> bool:
     """Whether any of the items reads CIFAR-100, as all except the checks and RB-SF 2 do."""
     without = {check.name for check in CHECKS} | {entry.name for entry in RBSF2}
     return any(item.name not in without for item in items)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import tempfile
 from dataclasses import asdict
@@ -15,6 +14,7 @@ import yaml
 from rbsf.eval.tables import Cell, Table
 from rbsf.system.files import write_atomically
 from rbsf.tools.gpu.home import unpack_home
+from rbsf.train.log import read_log
 from rbsf.train.worklist import DONE, FAILED, Item, State, clock, state_of
 
 LIST = "list.json"  # the items that were run in a folder
@@ -85,20 +85,18 @@ def _read_log(results: Path) -> tuple[str, str]:
     log, config = results / "log.csv", results / "config.yaml"
     if not (log.is_file() and config.is_file()):
         return "", ""
-    with open(log, newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_log(log)
     epochs = yaml.safe_load(config.read_text())["epochs"]
     rates = [rate for rate in map(_rate, rows) if rate]
     return f"{_epochs_done(rows)} of {epochs}", f"{median(rates):,.0f}" if rates else ""
 
 
-def _epochs_done(rows: list[dict[str, str]]) -> int:
+def _epochs_done(rows: list[dict[str, float]]) -> float:
     """Number of epochs in a log, which counts them itself or has a validation row for each."""
-    validated = [row for row in rows if row.get("val_top1")]
-    counted = [int(float(row.get("epoch") or 0)) for row in rows]
-    return max([len(validated), *counted])
+    validated = sum("val_top1" in row for row in rows)
+    return max([validated, *(row.get("epoch", 0) for row in rows)])
 
 
-def _rate(row: dict[str, str]) -> float:
+def _rate(row: dict[str, float]) -> float:
     """Images or pairs a second in a row of a log; 0 if it has neither."""
-    return float(row.get("images_per_s") or row.get("pairs_per_s") or 0)
+    return row.get("images_per_s") or row.get("pairs_per_s") or 0

@@ -252,7 +252,10 @@ class ClassifierConfig(RunConfig):
         return settings
 
     def folder_name(self) -> str:
-        """See `RunConfig.folder_name`; float networks, which tables share, go to `teachers/`."""
+        """The folder of trainings with these settings, inside the folder of a table.
+
+        Float networks, which tables share, go to `teachers/`.
+        """
         name = f"{self.dataset}-{self.model}-{self.method}-{self.digest()}"
         return name if self.binary else f"teachers/{name}"
 

@@ -77,7 +77,7 @@ class SiameseConfig(PairConfig):
         return f"{self.model}-packed.safetensors"
 
     def folder_name(self) -> str:
-        """See `RunConfig.folder_name`."""
+        """The folder of trainings with these settings, inside the folder of a table."""
         return f"{self.model}-seed{self.seed}-{self.digest()}"
 
     def decisive(self) -> dict[str, Any]:

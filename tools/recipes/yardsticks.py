@@ -13,7 +13,7 @@ from rbsf.datasets.video.index import stamp_of
 from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.metrics import mean_curves, score_sequence
 from rbsf.eval.runner import Tracker, track_sequence
-from rbsf.eval.trackers import parse_tracker
+from rbsf.eval.trackers.static import StaticTracker
 from rbsf.shipped import find_weights
 from rbsf.system.files import write_atomically
 from rbsf.system.text import read_text
@@ -46,7 +46,7 @@ def still_and_shipped(heads: list[Sequence], threads: int) -> dict[str, Figures]
 
     `threads`: of the CPU; 0 takes all cores.
     """
-    figures = {STILL: track_heads(parse_tracker("static").build(), heads)}
+    figures = {STILL: track_heads(StaticTracker(), heads)}
     weights = find_weights("rbsf")
     if weights.is_file():
         tracker = make_tracker(load_network(weights, threads=threads or None), TrackerConfig())
@@ -56,11 +56,13 @@ def still_and_shipped(heads: list[Sequence], threads: int) -> dict[str, Figures]
 
 def state_of(heads: list[Sequence], others: Iterable[Path] = ()) -> str:
     """A digest of what decides `still_and_shipped`, and of the state of other files."""
-    parts = [
-        (f"{head.name} {hashlib.sha256(head.boxes.tobytes()).hexdigest()}", head.files())
+    described = [
+        (
+            f"{head.name} {hashlib.sha256(head.boxes.tobytes()).hexdigest()}",
+            [*map(Path, head.files())],
+        )
         for head in heads
     ]
-    described = [(text, [Path(file) for file in files]) for text, files in parts]
     shipped = [find_weights("rbsf"), *sorted(set(others))]
     return stamp_of([*described, (f"tracker {TRACKER_VERSION}", shipped)])
 

@@ -6,7 +6,6 @@ tables of trackers is in `rbsf.tools.tables.tracker_studies`.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import math
@@ -30,7 +29,7 @@ from rbsf.tools.recipes.siamese import SiameseRecipe
 from rbsf.tools.recipes.siamese_config import SiameseConfig
 from rbsf.train import CHECKPOINT
 from rbsf.train.config import check_settings, from_settings, read_yaml
-from rbsf.train.run_config import RunConfig
+from rbsf.train.log import read_log
 from rbsf.train.trainer import Recipe, run
 
 TABLES = CONFIGS / "tables"
@@ -44,7 +43,8 @@ FORMS: dict[str, tuple[type, str]] = {  # by key: its type, and how to write it
     "config": (str, "FILE"),
     "set": (dict, "{name: value, ...}"),
 }
-TRAINS: dict[str, type[RunConfig]] = {"classifier": ClassifierConfig, "tracker": SiameseConfig}
+TableConfig = ClassifierConfig | SiameseConfig  # the settings of a cell
+TRAINS: dict[str, type[TableConfig]] = {"classifier": ClassifierConfig, "tracker": SiameseConfig}
 CONFIGURE: dict[type, Callable[[dict[str, Any]], Any]] = {
     ClassifierConfig: with_defaults,
     SiameseConfig: partial(from_settings, SiameseConfig),
@@ -195,12 +195,12 @@ def _cells(
             yield Training(str(row_name), str(column_name), paper, metric, config)
 
 
-def folder_of(config: RunConfig, out: Path) -> Path:
+def folder_of(config: TableConfig, out: Path) -> Path:
     """Folder of a cell's training; cells with the same settings share it."""
     return out / config.folder_name()
 
 
-def state_of(config: RunConfig, out: Path) -> str:
+def state_of(config: TableConfig, out: Path) -> str:
     """`done`, `half done` or `to do`."""
     folder = folder_of(config, out)
     if (folder / config.result_file).is_file():
@@ -208,7 +208,7 @@ def state_of(config: RunConfig, out: Path) -> str:
     return "half done" if (folder / CHECKPOINT).is_file() else "to do"
 
 
-def run_cell(config: RunConfig, out: Path) -> int:
+def run_cell(config: TableConfig, out: Path) -> int:
     """Train a cell unless its result is there, from its last checkpoint if it has one.
 
     Returns the exit code of the training.
@@ -308,16 +308,15 @@ def read_curves(log: Path) -> dict[str, list[tuple[float, float]]]:
     """
     curves: dict[str, list[tuple[float, float]]] = {"train": [], "test": []}
     errors: list[float] = []
-    with open(log, newline="") as file:
-        for row in csv.DictReader(file):
-            if row.get("error"):
-                errors.append(100 * float(row["error"]))
-            if row.get("val_top1"):  # the last row of an epoch
-                epoch = len(curves["test"]) + 1.0
-                curves["test"].append((epoch, 100 - float(row["val_top1"])))
-                if errors:
-                    curves["train"].append((epoch, mean(errors)))
-                errors = []
+    for row in read_log(log):
+        if "error" in row:
+            errors.append(100 * row["error"])
+        if "val_top1" in row:  # the last row of an epoch
+            epoch = len(curves["test"]) + 1.0
+            curves["test"].append((epoch, 100 - row["val_top1"]))
+            if errors:
+                curves["train"].append((epoch, mean(errors)))
+            errors = []
     return curves
 
 

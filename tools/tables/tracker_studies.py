@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 
 from rbsf.eval.benchmarks import BENCHMARKS, Split
-from rbsf.eval.evaluation import Benchmark, find
+from rbsf.eval.evaluation import Benchmark, open_split
 from rbsf.eval.report import failures
 from rbsf.eval.summary import summarise
 from rbsf.eval.tables import Cell, Table, average, markdown_text
@@ -28,7 +28,6 @@ METRICS = {"auc": "AUC", "precision": "precision"}
 class EvalSet:
     """A benchmark over which trainings track, and how."""
 
-    dataset: str
     root: Path
     split: Split
     out: Path
@@ -63,8 +62,8 @@ def open_test(
         raise ValueError(f"--test {text!r}: write NAME=ROOT, NAME one of {', '.join(BENCHMARKS)}")
     # Checked now, because trackers are only made after the trainings.
     read_constants(constants, TrackerConfig)
-    place, split = find(name, Path(root) if root else None, out, None, every, frames)
-    return EvalSet(name, place, split, out, workers or 0, constants)
+    place, split = open_split(name, Path(root) if root else None, out, None, every, frames)
+    return EvalSet(place, split, out, workers or 0, constants)
 
 
 def track(test: EvalSet, study: Study, seeds: list[int], out: Path) -> Scored:
@@ -87,9 +86,7 @@ def track(test: EvalSet, study: Study, seeds: list[int], out: Path) -> Scored:
         row, seed = trained[0]
         name = f"{row.replace('=', ' ')}, seed {seed}"
         specs.append(_spec(name, file, test, by_signs[file]))
-    benchmark = Benchmark(
-        test.dataset, test.split, test.root, tuple(specs), test.out, workers=test.workers
-    )
+    benchmark = Benchmark(test.split, test.root, tuple(specs), test.out, workers=test.workers)
     benchmark.run()
     report = summarise(test.split, benchmark.entrants(), None, {}, ({}, {}))
     scores: dict[Trained, dict[str, float]] = {}

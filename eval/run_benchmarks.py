@@ -84,7 +84,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         " moves), a .safetensors, .npz or .pth file, opencv:MIL, opencv:KCF, opencv:CSRT,"
         " opencv:Nano:BACKBONE.onnx,HEAD.onnx, opencv:Vit:MODEL.onnx,"
         " onnx:BACKBONE.onnx,HEAD.onnx (NanoTrack by its author's rules, in ONNX Runtime), or"
-        " FILE.py:CLASS, a class of your own with init(image, box) and update(image); repeatable"
+        " FILE.py:CLASS, a class of your own with init(image, box) and update(image), which get RGB"
+        " images; repeatable"
         f" (default: {DEFAULT})",
     )
     add(

@@ -27,6 +27,9 @@ class Right:
 class Wrong(Right):
     def update(self, image):
         return None
+class AsInOpenCV(Right):
+    def update(self, image):
+        return False, tuple(self.box)
 class Half:
     def init(self, image, box): ...
 class Careless(Right):
@@ -53,6 +56,13 @@ def test_its_boxes_are_taken(code: Path) -> None:
     tracker.init(image, np.array([1.0, 2, 3, 4]))
     assert tracker.update(image).box.tolist() == [2, 2, 3, 4]
     assert tracker.update(image).box.tolist() == [3, 2, 3, 4]
+
+
+def test_it_may_answer_as_opencvs_trackers_do(code: Path) -> None:
+    tracker, image = parse_tracker(f"{code}:AsInOpenCV").build(), np.zeros((20, 30, 3), np.uint8)
+    tracker.init(image, np.array([1.0, 2, 3, 4]))
+    result = tracker.update(image)
+    assert (result.box.tolist(), result.score) == ([1, 2, 3, 4], 0.0)
 
 
 def test_its_results_are_those_of_its_code(code: Path) -> None:
@@ -99,6 +109,8 @@ def test_an_error_in_it_is_named(code: Path) -> None:
         tracker.update(image)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_or_class_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"mine\.py: name its class too, as mine\.py:CLASS"):
+        parse_tracker("mine.py")
     with pytest.raises(FileNotFoundError, match=r"there is no .*none\.py"):
         parse_tracker(f"{tmp_path}/none.py:Tracker")

@@ -108,8 +108,10 @@ def test_opencv_style_takes_what_opencv_reads() -> None:
         tracker = rbsf.Tracker(threads=1)
         tracker.init(image, BOX)
         np.testing.assert_array_equal(tracker.update(np.roll(image, 3, 1))[1], expected)
-    with pytest.raises(ValueError, match="not an image: int64"):
+    with pytest.raises(ValueError, match=r"not an image: int64 .*; give H x W x 3 uint8 BGR"):
         tracker.update(bgr.astype(np.int64))
+    with pytest.raises(ValueError, match="None, which OpenCV gives after a video's last frame"):
+        tracker.update(None)
 
 
 def test_the_response_is_highest_where_the_target_is(session: Session) -> None:

@@ -266,7 +266,7 @@ def test_gray_and_rgba_images_are_converted() -> None:
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((9, 9, 3), np.float32), np.zeros((9, 9, 2), np.uint8), None]
+    "image", [np.zeros((9, 9, 3), np.float32), np.zeros((9, 9, 2), np.uint8), [[1, 2]]]
 )
 def test_what_is_no_image_is_refused(tracker: SiamFC, image: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"not an image: .*RGB"):

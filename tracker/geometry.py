@@ -147,24 +147,28 @@ def _numbers(box: np.ndarray) -> str:
     return ",".join(f"{v:g}" for v in box)
 
 
-def as_rgb(image: np.ndarray) -> np.ndarray:
+def as_rgb(image: np.ndarray, order: str = "RGB") -> np.ndarray:
     """Convert an RGB, gray or RGBA image to RGB `[H, W, 3]`, uint8.
 
-    Gray images are `[H, W]` or `[H, W, 1]`; the alpha of RGBA is dropped. Raises ValueError that
-    names shape and type for any other array.
+    Gray images are `[H, W]` or `[H, W, 1]`; the alpha of RGBA is dropped. With the order "BGR" the
+    image is BGR or BGRA. Raises ValueError that names shape and type for any other array.
     """
     if not isinstance(image, np.ndarray):
-        raise ValueError(_no_image(type(image).__name__))
+        raise ValueError(_no_image(type(image).__name__, order))
     channels = image.shape[2] if image.ndim == 3 else 0
     if image.dtype == np.uint8 and image.size:
         if image.ndim == 2 or channels == 1:
             return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+        if order == "BGR" and channels in (3, 4):
+            return cv2.cvtColor(image, cv2.COLOR_BGR2RGB if channels == 3 else cv2.COLOR_BGRA2RGB)
         if channels == 3:
             return image
         if channels == 4:
             return cv2.cvtColor(image, cv2.COLOR_RGBA2RGB)
-    raise ValueError(_no_image(f"{image.dtype} {image.shape}"))
+    raise ValueError(_no_image(f"{image.dtype} {image.shape}", order))
 
 
-def _no_image(found: str) -> str:
-    return f"not an image: {found}; give H x W x 3 uint8 RGB (gray and RGBA are converted)"
+def _no_image(found: str, order: str) -> str:
+    if found == "NoneType":
+        return "not an image: None, which OpenCV gives after a video's last frame; stop there"
+    return f"not an image: {found}; give H x W x 3 uint8 {order} (gray and {order}A are converted)"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from rbsf.shipped import DEFAULT, find_weights
@@ -40,17 +39,12 @@ class Tracker:
 
         Raises ValueError for a box that has no area, is not finite or is outside the frame.
         """
-        self._tracker.init(_rgb(image), box)
+        self._tracker.init(as_rgb(image, "BGR"), box)
         self.score = 1.0
 
     def update(self, image: np.ndarray) -> tuple[bool, tuple[float, float, float, float]]:
         """Whether the target is there, and its box; raises RuntimeError before `init`."""
-        result = self._tracker.update(_rgb(image))
+        result = self._tracker.update(as_rgb(image, "BGR"))
         self.score = result.score
         x, y, w, h = (float(side) for side in result.box)
         return not result.lost, (x, y, w, h)
-
-
-def _rgb(image: np.ndarray) -> np.ndarray:
-    bgr = as_rgb(image)  # checks the image, drops alpha and keeps the order of colours
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

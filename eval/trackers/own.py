@@ -20,9 +20,10 @@ from rbsf.tracker.states import Result
 class OwnTracker:
     """The class `name` of a Python file, made without arguments.
 
-    It has `init(image, box)` and `update(image)`, which returns the box or a `Result`. Images are
-    `[H, W, 3]` uint8 RGB, boxes x,y,w,h in pixels, 0-based. Raises ValueError if the file cannot be
-    run, has no such class, or the class lacks a method.
+    It has `init(image, box)` and `update(image)`, which returns the box, or a `Result`, or as
+    OpenCV's trackers whether the target was found and the box. Images are `[H, W, 3]` uint8 RGB,
+    boxes x,y,w,h in pixels, 0-based. Raises ValueError if the file cannot be run, has no such
+    class, or the class lacks a method.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -51,12 +52,16 @@ class OwnTracker:
             raise self._fault(error) from error
         if isinstance(found, Result):
             return found
-        box = np.asarray(found, dtype=np.float64)
-        if box.shape != (4,):
+        pair = isinstance(found, tuple) and len(found) == 2
+        try:
+            score, box = found if pair else (1.0, found)
+            return Result(np.asarray(box, dtype=np.float64).reshape(4), float(score))
+        except (TypeError, ValueError):
+            shown = one_line(repr(found), 100)
+            expected = "expected x,y,w,h, a Result, or (found, (x, y, w, h))"
             raise ValueError(
-                f"--tracker {self._place}: update returned {found!r}, expected x,y,w,h or a Result"
-            )
-        return Result(box, 1.0)
+                f"--tracker {self._place}: update returned {shown}, {expected}"
+            ) from None
 
     def _fault(self, error: Exception) -> ValueError:
         """What the user's code raised, as an error of one line."""
@@ -76,10 +81,12 @@ class OwnSpec(TrackerSpec):
     @classmethod
     def read(cls, what: str, label: str) -> OwnSpec | None:
         """See `Kind`."""
-        found = re.fullmatch(r"(.+\.py):(\w+)", what)
+        found = re.fullmatch(r"(.+\.py)(?::(\w+))?", what)
         if not found:
             return None
         path, name = Path(found[1]), found[2]
+        if not name:
+            raise ValueError(f"--tracker {path}: name its class too, as {path}:CLASS")
         if not path.is_file():
             raise FileNotFoundError(f"--tracker {path}:{name}: there is no {path}")
         return cls(label or name, (path,), own=name)

@@ -72,9 +72,13 @@ def test_a_single_split_is_entered_and_several_must_be_chosen_from(tmp_path: Pat
         load_sequences(tmp_path)
 
 
-def test_the_test_split_gives_the_first_box_only(tmp_path: Path) -> None:
+def test_the_test_split_alone_may_have_the_first_box_only(tmp_path: Path) -> None:
     write_lines(make_got10k(tmp_path) / "a" / "groundtruth.txt", BOXES[:1])
-    boxes = load_sequences(tmp_path, names=["a"])[0].boxes
+    with pytest.raises(ValueError, match=r"sequence a: 3 frames .* but 1 boxes"):
+        load_sequences(tmp_path, names=["a"])
+    (tmp_path / "a").rename(tmp_path / "GOT-10k_Test_000001")
+    write_lines(tmp_path / "list.txt", ["GOT-10k_Test_000001"])
+    boxes = load_sequences(tmp_path)[0].boxes
     assert boxes[0].tolist() == [10, 20, 30, 40]
     assert np.isnan(boxes[1:]).all()
     assert boxes.shape == (3, 4)

@@ -434,10 +434,42 @@ def test_an_output_that_another_process_writes_is_refused(video: Path, flag: str
     assert sorted(os.listdir()) == sorted([name, video.name])
 
 
-def test_what_a_killed_run_left_of_its_video_is_replaced(video: Path) -> None:
-    Path(".in_tracked.part.mp4").write_text("of a run that was killed")
+def test_what_a_killed_run_left_of_its_video_stays(video: Path) -> None:
+    left = Path(".in_tracked.part.mp4")
+    left.write_text("of a run that was killed")
     assert main(["--video", str(video), START]) == 0
-    assert sorted(os.listdir()) == ["in.mp4", "in_tracked.mp4"]
+    assert sorted(os.listdir()) == [str(left), "in.mp4", "in_tracked_2.mp4"]
+    assert left.read_text() == "of a run that was killed"
+
+
+@pytest.mark.parametrize(
+    ("flags", "left"),
+    [(["--boxes", "b.csv"], "b.csv.part"), (["--out", "o.mp4"], ".o.part.mp4")],
+)
+def test_what_a_killed_run_left_is_replaced_by_force_alone(
+    video: Path, flags: list[str], left: str
+) -> None:
+    Path(left).write_text("of a run that was killed")
+    with pytest.raises(ValueError, match=f"{left} is of a run that was killed, or is still going"):
+        main(["--video", str(video), START, *flags])
+    assert Path(left).read_text() == "of a run that was killed"
+    assert main(["--video", str(video), START, *flags, "--force"]) == 0
+    assert not Path(left).exists()
+
+
+def test_a_second_ctrl_c_leaves_the_part_of_the_video(tmp_path: Path) -> None:
+    """The first one ends the run; the second may come while the file is finished."""
+
+    def write_and_interrupt() -> None:
+        with VideoWriter(tmp_path / "a.mp4", 25) as writer:
+            for _ in range(60):
+                writer.write(frame(100, 80))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_and_interrupt()
+    frames = list(open_frames(str(tmp_path / ".a.part.mp4")))
+    assert len(frames) > 20
 
 
 def test_select_needs_a_screen(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:

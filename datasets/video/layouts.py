@@ -68,7 +68,8 @@ def _folders(root: Path, annotation: str) -> list[Path]:
 def find_got10k(root: Path) -> list[Entry]:
     """Find the sequences of a GOT-10k split, whose boxes are taken as 0-based.
 
-    It has `list.txt`, and `NAME/00000001.jpg ...` with `NAME/groundtruth.txt`.
+    It has `list.txt`, and `NAME/00000001.jpg ...` with `NAME/groundtruth.txt`. Sequences named
+    `GOT-10k_Test_...` may have the box of the first frame alone.
     """
     listing = root / "list.txt"
     if listing.is_file():
@@ -81,7 +82,10 @@ def find_got10k(root: Path) -> list[Entry]:
         if splits:
             return find_got10k(root / splits[0])
         folders = [f for f in _folders(root, "groundtruth.txt") if not (f / "img").is_dir()]
-    return [Entry(f.name, f, f / "groundtruth.txt", first_only=True) for f in folders]
+    return [
+        Entry(f.name, f, f / "groundtruth.txt", first_only=f.name.startswith("GOT-10k_Test_"))
+        for f in folders
+    ]
 
 
 def _listed_folders(listing: Path) -> list[Path]:

@@ -32,8 +32,9 @@ class VideoWriter:
     show.
 
     The file appears under its name when the block ends without an error. After a full disk it has
-    the frames for which there was space. Raises ValueError for a bad `fps` and for a `path` that
-    cannot be written or that another process writes, and OSError if writing fails later.
+    the frames for which there was space. After Ctrl-C in the block, the file `part_of(path)`
+    remains. Raises ValueError for a bad `fps` and for a `path` that cannot be written or that
+    another process writes, and OSError if writing fails later.
     """
 
     def __init__(
@@ -58,22 +59,16 @@ class VideoWriter:
         self._size = self._shown = (0, 0)  # (width, height) of frames, and of the video
         self._begin, self._time = 0.0, 0.0  # times of the first and the last frame, in seconds
         self._fault: OSError | None = None  # the error that ended the writing
-        self._held = ExitStack()  # the lock, and the file to remove at the end
+        self._held = ExitStack()  # the lock
 
     @property
     def _part(self) -> Path:
-        """The file until it is complete.
-
-        All processes use the same name: the lock keeps others out, and a file that a killed run
-        left is replaced.
-        """
-        return self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
+        return part_of(self.path)
 
     def __enter__(self) -> VideoWriter:
         encodable(self.path)
         check_writable(self.path)  # now, not after an hour of tracking
-        self.path = self._held.enter_context(locked_name(self.path, self._count_up))
-        self._held.callback(self._part.unlink, missing_ok=True)
+        self.path = self._held.enter_context(locked_name(self.path, self._count_up, part_of))
         return self
 
     def write(self, image: np.ndarray, seconds: float | None = None) -> None:
@@ -113,15 +108,25 @@ class VideoWriter:
         )
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        interrupted = kind is KeyboardInterrupt
         with self._held:
-            if self._encoder is None:
-                return
             try:
-                self._encoder.close()
-            except OSError as error:
-                self._fault = self._fault or error
-            if kind is None:
-                self._keep(self._encoder.written)
+                if self._encoder is not None:
+                    self._finish(self._encoder, kind is None)
+            except KeyboardInterrupt:
+                interrupted = True
+                raise
+            finally:
+                if not interrupted:
+                    self._part.unlink(missing_ok=True)
+
+    def _finish(self, encoder: Encoder, keep: bool) -> None:
+        try:
+            encoder.close()
+        except OSError as error:
+            self._fault = self._fault or error
+        if keep:
+            self._keep(encoder.written)
 
     def _keep(self, expected: int) -> None:
         """Give the file its name. Raises OSError if frames are missing."""
@@ -141,6 +146,14 @@ class VideoWriter:
         count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         capture.release()
         return count >= expected
+
+
+def part_of(path: Path) -> Path:
+    """The file of a video until it is complete.
+
+    All processes use the same name: the lock keeps others out.
+    """
+    return path.with_name(f".{path.stem}.part{path.suffix}")
 
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

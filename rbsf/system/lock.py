@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -47,11 +47,12 @@ def locked(thing: str | Path, wait: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def locked_name(wanted: Path, count_up: bool) -> Iterator[Path]:
+def locked_name(wanted: Path, count_up: bool, part_of: Callable[[Path], Path]) -> Iterator[Path]:
     """Context manager that locks the name of a file to be written.
 
-    With `count_up` it takes a name that no file has: `wanted`, else NAME_2, NAME_3 and so on.
-    Without it, raises InUse if another process is writing `wanted`. Raises OSError if nothing can
+    With `count_up` it takes a name that no file has: `wanted`, else NAME_2, NAME_3 and so on. The
+    file `part_of(name)`, which a killed run may have left, must not be there either. Without
+    `count_up`, raises InUse if another process is writing `wanted`. Raises OSError if nothing can
     be written there.
     """
     if not count_up:
@@ -60,7 +61,7 @@ def locked_name(wanted: Path, count_up: bool) -> Iterator[Path]:
         return
     for number in count(1):
         path = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}_{number}")
-        if path.exists():
+        if path.exists() or part_of(path).exists():
             continue
         with ExitStack() as held:
             try:

@@ -40,10 +40,10 @@ class BoxWriter:
 
     @property
     def _part(self) -> Path:
-        return self.path.with_name(self.path.name + ".part")
+        return part_of(self.path)
 
     def __enter__(self) -> BoxWriter:
-        self.path = self._held.enter_context(locked_name(self.path, self._count_up))
+        self.path = self._held.enter_context(locked_name(self.path, self._count_up, part_of))
         return self
 
     def add(self, rows: list[Row], size: Size = (0, 0)) -> None:
@@ -89,6 +89,11 @@ class BoxWriter:
             self._sizes.clear()
         self._size += len(text.encode(*ENCODING))
         self._written = time.monotonic()
+
+
+def part_of(path: Path) -> Path:
+    """The file of boxes until the run ends."""
+    return path.with_name(path.name + ".part")
 
 
 def _of_first_target(row: dict[str, Any]) -> dict[str, Any]:

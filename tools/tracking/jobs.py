@@ -98,6 +98,9 @@ def video_path(args: argparse.Namespace, name: str) -> Path | None:
 
 def check_outputs(args: argparse.Namespace, out: Path | None, boxes: Path | None) -> None:
     """Raise ValueError where a file cannot be written, is the input, or is there already."""
+    from rbsf.datasets.video.writer import part_of as video_part
+    from rbsf.tools.tracking.box_writer import part_of as boxes_part
+
     several = len(args.video) > 1
     for flag, path, given in (("--out", out, args.out), ("--boxes", boxes, args.boxes)):
         if path is None:
@@ -109,8 +112,17 @@ def check_outputs(args: argparse.Namespace, out: Path | None, boxes: Path | None
         if flag == "--boxes":
             form_of(path)
         check_writable(path)
-        if given and not several and not args.force and is_filled(path):
-            raise ValueError(f"{path} is there already; give another name, or replace it: --force")
+        if given and not several and not args.force:
+            check_not_there(path, boxes_part(path) if flag == "--boxes" else video_part(path))
+
+
+def check_not_there(path: Path, part: Path) -> None:
+    """Raise ValueError if a result is there, or what a killed run has left of it."""
+    if is_filled(path):
+        raise ValueError(f"{path} is there already; give another name, or replace it: --force")
+    if is_filled(part):
+        what = "is of a run that was killed, or is still going on"
+        raise ValueError(f"{part} {what}; rename it, or replace it: --force")
 
 
 def is_filled(path: Path) -> bool:

@@ -122,3 +122,33 @@ def test_a_checkpoint_on_a_small_disk(tmp_path):
         assert [path.name for path in small.iterdir()] == ["c.pt"]
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_the_file_behind_a_link_is_replaced(tmp_path: Path) -> None:
+    real, link = tmp_path / "store" / "real.txt", tmp_path / "link.txt"
+    real.parent.mkdir()
+    real.write_bytes(b"old")
+    link.symlink_to(real)
+    write_atomically(link, b"new")
+    assert link.is_symlink()
+    assert real.read_bytes() == b"new"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+def test_bytes_go_into_a_pipe_and_it_stays(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(tmp_path / "pipe", b"new")
+    assert os.read(reader, 9) == b"new"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(OSError, match="pipe: it is no file; give a file name"):
+        write_atomically(tmp_path / "pipe", lambda path: None)
+
+
+def test_standard_output_is_written_to(tmp_path: Path) -> None:
+    code = "from rbsf.system.files import write_atomically; write_atomically('/dev/stdout', b'new')"
+    for stdout in (subprocess.PIPE, (tmp_path / "out.txt").open("wb")):
+        done = subprocess.run([sys.executable, "-c", code], stdout=stdout, check=True)
+        assert (done.stdout or (tmp_path / "out.txt").read_bytes()) == b"new"
+    assert Path("/dev/stdout").is_symlink()

@@ -11,15 +11,23 @@ from pathlib import Path
 
 TEMPORARY = re.compile(r"\..+\.(\d+)\.part(\.[^.]*)?")  # a hidden file named after its process
 
+STREAMS = [("/", "dev", name) for name in ("stdout", "stderr", "fd")]
+
 
 def write_atomically(path: str | Path, content: bytes | Callable[[Path], None]) -> None:
     """Write `content` under a temporary name in the same folder, then rename it to `path`.
 
     `content` is bytes, or a function that writes the file at the path it is given. On failure, such
-    as a full disk, an old file at `path` is kept and the temporary file is removed. Raises OSError
-    that names `path`.
+    as a full disk, an old file at `path` is kept and the temporary file is removed. If `path` is a
+    link, the file that it leads to is replaced. Bytes go straight into a pipe or a device, such as
+    /dev/stdout. Raises OSError that names `path`.
     """
     path = Path(path)
+    if is_stream(path):
+        _write_stream(path, content)
+        return
+    if path.is_symlink():
+        path = path.resolve()
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,6 +42,25 @@ def write_atomically(path: str | Path, content: bytes | Callable[[Path], None]) 
     finally:
         with suppress(OSError):  # the file was renamed or never created
             temporary.unlink()
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path leads to a pipe or a device, which no file may replace.
+
+    /dev/stdout counts even if it leads to a file, into which a shell writes too.
+    """
+    named = path.parts[:3] in STREAMS or path.parts[:2] == ("/", "proc")
+    return named or path.is_fifo() or path.is_char_device()
+
+
+def _write_stream(path: Path, content: bytes | Callable[[Path], None]) -> None:
+    if callable(content):
+        raise OSError(f"cannot write {path}: it is no file; give a file name")
+    try:
+        with path.open("ab") as stream:
+            stream.write(content)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {_reason(error)}") from error
 
 
 def _flush(path: Path) -> None:

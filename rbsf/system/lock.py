@@ -52,9 +52,11 @@ def locked_name(wanted: Path, count_up: bool, part_of: Callable[[Path], Path]) -
 
     With `count_up` it takes a name that no file has: `wanted`, else NAME_2, NAME_3 and so on. The
     file `part_of(name)`, which a killed run may have left, must not be there either. Without
-    `count_up`, raises InUse if another process is writing `wanted`. Raises OSError if nothing can
-    be written there.
+    `count_up`, raises InUse if another process is writing `wanted`. If that is a link, the file
+    that it leads to is locked. Raises OSError if nothing can be written there.
     """
+    if wanted.is_symlink():
+        wanted = wanted.resolve()
     if not count_up:
         with locked(wanted):
             yield wanted

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
+from rbsf.system.files import is_stream
 from rbsf.system.streams import failed_output, mend_streams
 from rbsf.system.text import one_line
 
@@ -149,6 +150,8 @@ def check_writable(path: Path) -> None:
     """
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder; give a file name")
+    if is_stream(path):
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent) as file:

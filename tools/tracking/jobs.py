@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from rbsf.system.files import is_stream
 from rbsf.system.program import check_writable, is_same_file
 from rbsf.system.text import one_line
 from rbsf.tools.tracking.box_forms import form_of
@@ -111,6 +112,8 @@ def check_outputs(args: argparse.Namespace, out: Path | None, boxes: Path | None
             raise ValueError(f"{path} is one of the videos to track; give another {flag}")
         if flag == "--boxes":
             form_of(path)
+        if is_stream(path):
+            raise ValueError(f"{flag} {path}: it is a pipe or a device; give a file name")
         check_writable(path)
         if given and not several and not args.force:
             check_not_there(path, boxes_part(path) if flag == "--boxes" else video_part(path))

@@ -84,7 +84,10 @@ def test_sources_without_a_rate_or_a_length() -> None:
 
         cv2.imwrite(f"frames/{name}", np.zeros((20, 30, 3), np.uint8))
     folder = describe_source("frames", open_frames("frames"), (30, 20))
-    assert folder == "frames: 30 x 20 pixels, no frame rate of its own, 2 images"
+    assert folder == (
+        "frames: 30 x 20 pixels, no frame rate of its own,"
+        " taken as 25 frames a second (--fps), 2 images"
+    )
     stream = Frames("a", 29.97, None, lambda: iter(()))
     text = describe_source("http://me:secret@a/b", stream, SIZE)
     assert text == "http://a/b: 640 x 360 pixels, 29.97 frames a second, length unknown"

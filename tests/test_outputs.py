@@ -342,6 +342,25 @@ def test_a_video_that_fails_ends_not_the_others(
     assert "small.mp4: " in lines[3]
 
 
+def test_images_are_taken_at_the_rate_that_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(6):
+        cv2.imwrite(f"images/{number}.png", frame(100, 80))
+    flags = ["--video", "images", "--init", "100,80,40,40", "--no-out", "--boxes", "b.csv"]
+    assert main([*flags, "--fps", "10", "--start", "0.2s", "--end", "0.4s"]) == 0
+    rows = read_csv("b.csv")
+    assert [(row["frame"], row["time"]) for row in rows] == [
+        ("2", "0.2"),
+        ("3", "0.3"),
+        ("4", "0.4"),
+    ]
+
+
+def test_a_video_keeps_its_own_rate(video: Path) -> None:
+    with pytest.raises(ValueError, match=r"--fps 10: .* has .* frames a second; leave --fps out"):
+        main(["--video", str(video), "--init", "20,20,30,30", "--no-out", "--fps", "10"])
+
+
 @pytest.mark.parametrize(
     ("flags", "fault"),
     [

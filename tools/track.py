@@ -15,6 +15,7 @@ import argparse
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ from rbsf.shipped import find_weights
 from rbsf.system.flags import make_parser
 from rbsf.system.program import run
 from rbsf.tools.tracking.jobs import Failures, Job, boxes_of, jobs_of
-from rbsf.tools.tracking.span import Span, place
+from rbsf.tools.tracking.span import Span, place, rate
 from rbsf.tracker.flags import (
     add_constants_flag,
     add_network_flags,
@@ -83,6 +84,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=place,
         metavar="PLACE",
         help="End after this frame or this time (default: the last frame)",
+    )
+    first.add_argument(
+        "--fps",
+        type=rate,
+        metavar="N",
+        help="Take images, and streams that name no rate, as N frames a second (default: 25)",
     )
     add_weights_flag(first)
     output = first.add_mutually_exclusive_group()
@@ -173,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     opened: list[tuple[Job, Frames]] = []
     for job in jobs_of(args):
         with failures.of(job.video):  # a live source is only connected when it is read
-            opened.append((job, open_frames(job.video)))
+            opened.append((job, at_rate(open_frames(job.video), args.fps)))
     if not opened:
         return failures.tell()
     network = load_network(args.weights, args.device, args.precision, args.threads, args.engine)
@@ -185,6 +192,16 @@ def main(argv: list[str] | None = None) -> int:
             if code := track_job(job, frames, network, constants, span, args.select):
                 return code
     return failures.tell()
+
+
+def at_rate(frames: Frames, fps: float | None) -> Frames:
+    """The frames, at the rate of --fps if it is given. Raises ValueError if they have their own."""
+    if fps is None:
+        return frames
+    if frames.fps or frames.live:
+        own = f"{frames.fps:g} frames a second" if frames.fps else "the times of a live source"
+        raise ValueError(f"--fps {fps:g}: {frames.name} has {own}; leave --fps out")
+    return replace(frames, fps=fps)
 
 
 def track_job(

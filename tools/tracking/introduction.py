@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rbsf.tools.tracking.span import DEFAULT_FPS
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -42,6 +44,8 @@ def describe_source(source: str, frames: Frames, size: Size) -> str:
     """
     width, height = size
     rate = f"{frames.fps:.4g} frames a second" if frames.fps else "no frame rate of its own"
+    if not frames.fps and not frames.live:
+        rate += f", taken as {DEFAULT_FPS:g} frames a second (--fps)"
     shown = re.sub(r"://[^/@]*@", "://", source)
     return f"{shown}: {width} x {height} pixels, {rate}, {_length(frames)}"
 

@@ -24,7 +24,7 @@ from rbsf.tools.tracking.box_writer import BoxWriter
 from rbsf.tools.tracking.controls import Player
 from rbsf.tools.tracking.drawing import draw
 from rbsf.tools.tracking.introduction import ask_for_corners, describe_source, describe_target, tell
-from rbsf.tools.tracking.span import Numbered, Span, describe
+from rbsf.tools.tracking.span import DEFAULT_FPS, Numbered, Span, describe
 from rbsf.tools.tracking.window import Window
 from rbsf.tracker.anchor_free import Network
 from rbsf.tracker.loading import Constants, wrapped
@@ -32,7 +32,6 @@ from rbsf.tracker.session import Session
 from rbsf.tracker.siamfc import Backbone
 from rbsf.tracker.states import Result
 
-DEFAULT_FPS = 25.0  # for images and videos that name no rate
 MAX_AHEAD = 4  # most frames that tracking may be ahead of the written video
 
 Item = TypeVar("Item")

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from rbsf.datasets.video.codecs import MAX_FPS
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -15,6 +17,7 @@ Place = int | float  # int: a frame, from 0; float: seconds since the first fram
 
 SECONDS = re.compile(r"(\d+(?:\.\d*)?|\.\d+)s")
 CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)")  # 1:02.5, 1:02:03
+DEFAULT_FPS = 25.0  # for images and streams that name no rate
 ROUNDING = 0.0005  # seconds; files of boxes have times in milliseconds
 
 
@@ -36,6 +39,18 @@ def place(text: str) -> Place:
         return 3600.0 * int(found[1] or 0) + 60 * int(found[2]) + float(found[3])
     forms = "a frame, such as 120, or a time, such as 12.5s or 1:02.5"
     raise argparse.ArgumentTypeError(f"{text!r} is not {forms}")
+
+
+def rate(text: str) -> float:
+    """Parse a flag's number of frames a second (`type=` of argparse)."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= MAX_FPS:
+        limit = f"a number above 0, up to {MAX_FPS}, such as 25"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {limit}")
+    return value
 
 
 def describe(where: Place) -> str:

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,6 +191,19 @@ def about(path: Path) -> dict[str, str]:
     import onnxruntime
 
     return onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, ValueError])
+def test_rows_so_far_are_kept(tmp_path: Path, end: type[BaseException]) -> None:
+    def lines() -> Iterator[str]:
+        yield "frame,x"
+        yield "0,1"
+        raise end
+
+    with pytest.raises(end):
+        onnx_runner.write_lines(tmp_path / "boxes.csv", lines())
+    assert (tmp_path / "boxes.csv").read_text() == "frame,x\n0,1\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["boxes.csv"]
 
 
 def test_files_of_a_tracker_say_how_they_are_used(folder: Path) -> None:

@@ -377,12 +377,23 @@ def frames(video: str) -> Iterator[np.ndarray]:
 
 def rows(tracker: Tracker, images: Iterator[np.ndarray], box: Sequence[float]) -> Iterator[str]:
     """Lines of a CSV file: a head, and for each image its number, the box and the score."""
-    yield "frame,x,y,w,h,score"
     tracker.init(next(images), box)
+    yield "frame,x,y,w,h,score"
     yield ",".join(f"{value:.3f}".rstrip("0").rstrip(".") for value in (0, *box, 1))
     for number, image in enumerate(images, 1):
         found, score = tracker.update(image)
         yield f"{number}," + ",".join(f"{value:.3f}" for value in (*found, score))
+
+
+def write_lines(path: Path, lines: Iterator[str]) -> None:
+    """Write lines as they come to PATH.part, which becomes PATH at the end, also after an error."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("w", buffering=1) as file:  # each line is written at once
+            file.writelines(f"{line}\n" for line in lines)
+    finally:
+        if part.exists() and part.stat().st_size:
+            os.replace(part, path)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -406,11 +417,11 @@ def main(argv: list[str] | None = None) -> None:
             for line in lines:
                 print(line)
             return
-        part = args.boxes.with_name(f"{args.boxes.name}.part")
-        part.write_text("".join(f"{line}\n" for line in lines))
-        os.replace(part, args.boxes)
+        write_lines(args.boxes, lines)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)  # as shells report Ctrl-C
 
 
 if __name__ == "__main__":

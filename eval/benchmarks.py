@@ -205,6 +205,9 @@ def read_annotations(dataset: str, folder: Path, names: Iterable[str] | None = N
     if not folder.is_dir():
         raise FileNotFoundError(f"annotations folder {folder} does not exist")
     files = by_name((path.stem, path) for path in sorted(folder.glob(TEXT_FILES)))
+    if not files:
+        expected = "give files NAME.txt with a line x,y,w,h per frame"
+        raise ValueError(f"annotations folder {folder} has no boxes; {expected}")
     wanted, missing = _choose(dataset, folder, list(files), names)
     split = Split(dataset, [], missing, variant=_variant(dataset, folder))
     for name in wanted:

@@ -320,7 +320,7 @@ def test_bad_constants_are_those_of_the_tracker_that_has_most_of_them(tmp_path: 
         ("scale_step: 0.5", "scale_step=0.5: give a factor above 1"),
         ("scale_stpe: 1.1\nscale_penalty: 0.9", "did you mean 'scale_step'"),
         ("size_rate: 5", "size_rate=5.0: give a number from 0 to 1"),
-        ("colour: red", "unknown setting 'colour'"),
+        ("colour: red", "unknown setting 'colour'; known: sure_score, "),
         ("[1, 2]", "expected settings as `name: value`, found a list"),
     ):
         own.write_text(text)

@@ -14,7 +14,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from rbsf.system.yaml_file import read_yaml_file
 Config = TypeVar("Config")
 COUNT = re.compile(r"# (\d+) settings\n")
 OTHERS = "other flags"
+FEW = 30  # names that a message lists
 
 
 def setting(
@@ -224,6 +225,15 @@ def read_unchecked(path: str | Path) -> dict[str, Any]:
     return settings
 
 
+def _advice(name: Any, known: Iterable[str]) -> str:
+    """The known name that resembles a wrong one, or all of them if they are few."""
+    names = list(known)
+    near = difflib.get_close_matches(str(name)[:100], names, 1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known: {', '.join(names)}" if len(names) <= FEW else ""
+
+
 def check_settings(cls: type, settings: dict[str, Any], where: str) -> dict[str, Any]:
     """`settings` for `cls`, with numbers of the right type.
 
@@ -232,9 +242,7 @@ def check_settings(cls: type, settings: dict[str, Any], where: str) -> dict[str,
     known = settings_of(cls)
     for name in settings:
         if name not in known:
-            near = difflib.get_close_matches(str(name)[:100], known, 1)
-            advice = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{where}: unknown setting {_shown(name)}{advice}")
+            raise ValueError(f"{where}: unknown setting {_shown(name)}{_advice(name, known)}")
     return {
         name: _checked(value, known[name], f"{where}: {name}") for name, value in settings.items()
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import threading
 import warnings
 from pathlib import Path
 
@@ -245,3 +246,43 @@ def test_a_repeated_timestamp_spoils_no_later_one():
     steady = [0.0, 0.04, 0.04, 0.08, 0.12, 0.16]
     times = [seconds for _, seconds in _timed([(image, stamp) for stamp in steady], 25.0)]
     assert times == pytest.approx([0, 0.04, 0.08, 0.08, 0.12, 0.16])
+
+
+@with_pyav
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("01-interlaced", "interlaced.mp4"),
+        ("07-av1", "av1.webm"),
+        ("09-one-bad-mjpeg-frame", "badframe.avi"),
+        ("26-anamorphic", "sar2.mp4"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*frame 5 cannot be decoded")
+def test_a_pipe_gives_the_frames_of_the_file(name: str, source: str, tmp_path: Path) -> None:
+    file, pipe = case(name) / source, tmp_path / "pipe"
+    os.mkfifo(pipe)
+    threading.Thread(target=lambda: pipe.write_bytes(file.read_bytes()), daemon=True).start()
+    piped, whole = open_frames(pipe), open_frames(file)
+    assert piped.pixel_aspect == whole.pixel_aspect
+    pairs = list(zip(piped, whole, strict=True))
+    assert len(pairs) == 16
+    assert all(np.array_equal(one, other) for one, other in pairs)
+
+
+@with_pyav
+def test_a_stream_is_turned_as_players_show_it(tmp_path: Path) -> None:
+    """The display matrix in the header of an .mp4 says by how much."""
+    content = (case("01-interlaced") / "progressive.mp4").read_bytes()
+    at = content.index(b"tkhd") + 4 + 4 + 20 + 16
+    a, b = (0).to_bytes(4, "big"), (65536).to_bytes(4, "big")
+    minus = (-65536).to_bytes(4, "big", signed=True)
+    turns = [((a, b), (minus, a)), ((a, minus), (b, a)), ((minus, a), (a, minus))]
+    for first_row, second_row in turns:
+        matrix = b"".join((*first_row, a, *second_row, a))
+        file = tmp_path / "turned.mp4"
+        file.write_bytes(content[:at] + matrix + content[at + 24 :])
+        stream, whole = open_frames(f"file://{file}"), open_frames(file)
+        for one, other in zip(stream, whole, strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -55,31 +55,14 @@ class PyavReader:
 
         Warns of the first one that is decoded with errors.
         """
-        seconds, number, sound = 0.0, 0, True
         with self._open() as container:
             stream = _main_stream(container, f"video {self.path}")
             stream.thread_type = "AUTO"
-            for packet in container.demux(stream):
-                try:
-                    decoded = packet.decode()
-                except self._errors():
-                    yield None, seconds
-                    number += 1
-                    continue
-                for frame in decoded:
-                    if sound and frame.is_corrupt:
-                        sound = False
-                        self._warn_of_damage(number)
-                    number += 1
-                    seconds = seconds if frame.time is None else float(frame.time)
-                    image = frame.to_ndarray(format="rgb24")
-                    yield self._turn.apply(image) if self._turn else image, seconds
-
-    def _warn_of_damage(self, number: int) -> None:
-        warnings.warn(
-            f"video {self.path} is damaged: from frame {number} on, pictures may be wrong",
-            stacklevel=3,
-        )
+            for frame, seconds in _decode(container, stream, f"video {self.path}"):
+                image = frame.to_ndarray(format="rgb24") if frame else None
+                if self._turn and image is not None:
+                    image = self._turn.apply(image)
+                yield image, seconds
 
     def _open(self) -> Any:
         import av
@@ -93,23 +76,71 @@ class PyavReader:
         return av.FFmpegError
 
 
-def read_stream(address: str) -> Iterator[tuple[np.ndarray, float]]:
-    """Frames of a stream, `[H, W, 3]` uint8 RGB, with their timestamps in seconds.
+class PyavStream:
+    """Frames of a stream or a pipe, which can be read once.
 
-    Raises ValueError if it cannot be opened, or breaks off before its end.
+    `count` and `fps` are as in `PyavReader`. Raises ValueError if it cannot be opened, and while it
+    is read if it breaks off after its first frame.
+    """
+
+    def __init__(self, address: str) -> None:
+        import av
+
+        self.path = address
+        self._faults = (av.FFmpegError, OSError)
+        try:
+            self._container = av.open(address)
+        except self._faults as error:
+            raise ValueError(f"{address} cannot be opened as a video ({error.strerror})") from None
+        self._stream = _main_stream(self._container, address)
+        self.count = self._stream.frames or None
+        self.fps = float(self._stream.average_rate or 0) or None
+        self.pixel_aspect = as_shown(self._stream.sample_aspect_ratio or Fraction(1), None)
+
+    def __iter__(self) -> Iterator[Stamped]:
+        """All frames, turned as players show them; None in place of one that cannot be decoded."""
+        count = 0
+        try:
+            with self._container as container:
+                frames = _decode(container, self._stream, self.path)
+                for frame, seconds in frames:
+                    yield _as_shown(frame) if frame else None, seconds
+                    count += 1
+        except self._faults as error:
+            if count:
+                fault = f"broke off after {count} frames ({error.strerror})"
+                raise ValueError(f"{self.path} {fault}") from None
+
+
+def _as_shown(frame: Any) -> np.ndarray:
+    """A frame as an image, turned by a multiple of 90 degrees as it asks for."""
+    quarters = round(frame.rotation / 90)  # counter-clockwise
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarters))
+
+
+def _decode(container: Any, stream: Any, name: str) -> Iterator[tuple[Any, float]]:
+    """PyAV's frames and their seconds; None in place of a frame that cannot be decoded.
+
+    Warns of the first one that is decoded with errors.
     """
     import av
 
-    count, seconds = 0, 0.0
-    try:
-        with av.open(address) as container:
-            for frame in container.decode(_main_stream(container, address)):
-                seconds = seconds if frame.time is None else float(frame.time)
-                yield frame.to_ndarray(format="rgb24"), seconds
-                count += 1
-    except (av.FFmpegError, OSError) as error:
-        what = f"broke off after {count} frames" if count else "cannot be opened as a video"
-        raise ValueError(f"{address} {what} ({error.strerror})") from None
+    seconds, number, sound = 0.0, 0, True
+    for packet in container.demux(stream):
+        try:
+            decoded = packet.decode()
+        except av.FFmpegError:
+            yield None, seconds
+            number += 1
+            continue
+        for frame in decoded:
+            if sound and frame.is_corrupt:
+                sound = False
+                damage = f"from frame {number} on, pictures may be wrong"
+                warnings.warn(f"{name} is damaged: {damage}", stacklevel=3)
+            number += 1
+            seconds = seconds if frame.time is None else float(frame.time)
+            yield frame, seconds
 
 
 def _main_stream(container: Any, name: str) -> Any:

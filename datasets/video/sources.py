@@ -24,7 +24,7 @@ from rbsf.datasets.video.opencv_reader import (
     header_count,
     header_rate,
 )
-from rbsf.datasets.video.pyav_reader import PyavReader
+from rbsf.datasets.video.pyav_reader import PyavReader, PyavStream
 
 Reader = OpenCvReader | PyavReader
 LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt", "tcp")
@@ -83,8 +83,10 @@ def open_stream(address: str) -> Frames:
     """
     if is_live(address):
         return _live(address, address, None)
-    if address.startswith(("http://", "https://")) and pyav_reader.is_installed():
-        return _read_once(address, None, None, pyav_reader.read_stream(address))
+    if pyav_reader.is_installed():
+        stream = PyavStream(address)
+        frames = _without_gaps(stream)
+        return _read_once(address, stream.fps, stream.count, frames, stream.pixel_aspect)
     capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG)
     if not capture.isOpened():
         raise ValueError(f"{address} {NOT_OPENED}")
@@ -112,7 +114,11 @@ def _live(name: str, source: int | str, fps: float | None) -> Frames:
 
 
 def _read_once(
-    address: str, fps: float | None, count: int | None, stamped: Iterator[tuple[np.ndarray, float]]
+    address: str,
+    fps: float | None,
+    count: int | None,
+    stamped: Iterator[tuple[np.ndarray, float]],
+    pixel_aspect: Fraction = Fraction(1),
 ) -> Frames:
     """Frames of a stream; this waits for the first one."""
     frames = _timed(stamped, fps)
@@ -127,7 +133,7 @@ def _read_once(
             raise ValueError(f"{address} can be read only once; save it to a file")
         return unread.pop()
 
-    return Frames(address, fps, count, start)
+    return Frames(address, fps, count, start, pixel_aspect=pixel_aspect)
 
 
 def open_video(path: Path) -> Frames:
@@ -188,7 +194,7 @@ def _read_capture(capture: cv2.VideoCapture) -> Iterator[tuple[np.ndarray, float
         capture.release()
 
 
-def _without_gaps(reader: Reader) -> Iterator[tuple[np.ndarray, float]]:
+def _without_gaps(reader: Reader | PyavStream) -> Iterator[tuple[np.ndarray, float]]:
     """Yield frames; the last good one replaces those that cannot be decoded, to keep the numbers.
 
     The times of replaced frames are spread evenly. Raises BrokenVideo if more than MAX_STAND_INS in
@@ -213,7 +219,7 @@ def _without_gaps(reader: Reader) -> Iterator[tuple[np.ndarray, float]]:
 
 
 def _stand_ins(
-    path: Path, last: tuple[np.ndarray, float], stamp: float, number: int, bad: int
+    path: Path | str, last: tuple[np.ndarray, float], stamp: float, number: int, bad: int
 ) -> Iterator[tuple[np.ndarray, float]]:
     """Yield frame `last` again for each of the `bad` frames from `number` to the one at `stamp`."""
     if not bad:

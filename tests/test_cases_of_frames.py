@@ -249,7 +249,7 @@ def test_a_repeated_timestamp_spoils_no_later_one():
 
 
 @with_pyav
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+@pytest.mark.skipif(os.name == "nt", reason=needs("linux", "it makes a named pipe"))
 @pytest.mark.parametrize(
     ("name", "source"),
     [

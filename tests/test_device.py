@@ -15,7 +15,6 @@ def test_an_unknown_device_is_refused() -> None:
         choose_device("gpu")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has such a device")
 def test_a_device_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"device 'cuda' is not available here: .*; try cpu"):
-        choose_device("cuda")
+    with pytest.raises(ValueError, match=r"device 'fpga' is not available here: .*; try cpu"):
+        choose_device("fpga")

@@ -134,7 +134,7 @@ def test_the_file_behind_a_link_is_replaced(tmp_path: Path) -> None:
     assert real.read_bytes() == b"new"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+@pytest.mark.skipif(sys.platform == "win32", reason=needs("linux", "it makes a named pipe"))
 def test_bytes_go_into_a_pipe_and_it_stays(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)

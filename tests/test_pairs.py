@@ -191,31 +191,6 @@ def test_both_crops_are_turned_and_recoloured_alike(stills):
         assert sorted(before["size"]) == sorted(after["size"])
 
 
-def test_search_crops_are_stretched_by_as_much_as_the_size_says(stills):
-    """The disc on the target has a diameter of 21 pixels, and the target a size of 60."""
-    dataset = PairDataset([stills], 20, augment=replace(PLAIN, stretch=0.5))
-    ratios = []
-    for item in dataset:
-        ys, xs = np.nonzero(reds(item["search"]))
-        width, height = item["size"].tolist()
-        assert np.ptp(xs) + 1 == pytest.approx(21 * width / 60, abs=2)
-        assert np.ptp(ys) + 1 == pytest.approx(21 * height / 60, abs=2)
-        assert width * height == pytest.approx(3600)
-        assert centre(reds(item["search"])) == pytest.approx([127, 127], abs=0.5)
-        ratios.append(width / height)
-    assert 1 / 1.5 <= min(ratios) < 0.8
-    assert 1.2 < max(ratios) <= 1.5
-
-
-def test_a_larger_exemplar_makes_the_size_smaller(stills):
-    """A tracker takes the middle of the exemplar for its target, whatever is shown there."""
-    dataset = PairDataset([stills], 20, augment=replace(PLAIN, still_scale=0.3))
-    for item in dataset:
-        discs = [np.sqrt(reds(item[key]).sum()) for key in ("exemplar", "search")]
-        size = 60 * discs[1] / discs[0]
-        assert item["size"].tolist() == pytest.approx([size, size], rel=0.08)
-
-
 def test_frames_are_near_but_not_the_same(films):
     dataset = PairDataset([films], 300, max_gap=10, augment=PLAIN)
     long = 0

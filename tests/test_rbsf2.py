@@ -20,7 +20,6 @@ from rbsf.tracker.distill import (
     on_true_boxes,
     sides_loss,
     target_loss,
-    with_true_sides,
 )
 from rbsf.tracker.teachers.pair import Lesson
 from rbsf.weights import load_weights, save_weights
@@ -213,21 +212,6 @@ def test_the_teacher_counts_on_true_boxes_alone() -> None:
     expected[5:10, 8:11] = 0.5  # 32 pixels are two positions right of number 7, the middle
     assert torch.equal(target[0], expected)
     assert not target[1].any()
-
-
-def test_true_sides_replace_the_teachers_inside_of_the_box() -> None:
-    seen = lesson(torch.full((2, 15, 15), 0.5))._replace(sides=torch.full((2, 4, 15, 15), 9.0))
-    batch = {
-        "shift": torch.tensor([[32.0, 0.0], [32.0, 0.0]]),
-        "size": torch.tensor([[30.0, 64.0], [30.0, 64.0]]),
-        "negative": torch.tensor([False, True]),
-    }
-    sides = with_true_sides(seen, batch).sides
-    # Number 9 is 32 pixels right of the middle, number 7. Two rows down are 32 pixels.
-    assert torch.allclose(sides[0, :, 7, 9].exp(), torch.tensor([15.0, 32.0, 15.0, 32.0]))
-    assert torch.allclose(sides[0, :, 8, 9].exp(), torch.tensor([15.0, 48.0, 15.0, 16.0]))
-    assert (sides[0] != 9).sum() == 4 * 3, "three positions lie inside; none is on the edge"
-    assert (sides[1] == 9).all(), "a negative pair has no true box"
 
 
 def test_on_and_off_the_target_weigh_alike() -> None:

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from rbsf.tracker.anchor_free import POSITION_STRIDE
 from rbsf.tracker.teachers.pair import Lesson, TeacherPair
 
-LEAST_DISTANCE = 1.0  # pixels from a true side at which its distance is learned
 FLOOR = 0.05  # least deviation of a feature, relative to the mean deviation
 
 
@@ -21,9 +20,8 @@ class DistillTask:
     A batch holds `exemplar` `[N, 3, 127, 127]` and `search` `[N, 3, 255, 255]`, uint8 RGB. Features
     are compared in units of their deviation, which `measure` computes once from some batches.
 
-    With `true_boxes` the teacher's class map counts only on the true box, see `on_true_boxes`. With
-    `true_sides` the sides of the true box replace the teacher's, see `with_true_sides`. The batch
-    then also has `shift`, `size` and `negative`, as in `rbsf.datasets.pairs.pair_dataset`.
+    With `true_boxes` the teacher's class map counts only on the true box, see `on_true_boxes`. The
+    batch then also has `shift`, `size` and `negative`, as in `rbsf.datasets.pairs.pair_dataset`.
     """
 
     def __init__(
@@ -33,10 +31,9 @@ class DistillTask:
         target: float = 1.0,
         sides: float = 1.0,
         true_boxes: bool = False,
-        true_sides: bool = False,
     ) -> None:
         self.source, self.weights = source, (features, target, sides)
-        self.true_boxes, self.true_sides = true_boxes, true_sides
+        self.true_boxes = true_boxes
         self.mean = self.deviation = torch.zeros(1)
 
     def measure(self, batches: list[dict[str, Tensor]]) -> None:
@@ -53,8 +50,6 @@ class DistillTask:
         lesson = self.source(batch["exemplar"], batch["search"])
         if self.true_boxes:
             lesson = on_true_boxes(lesson, batch)
-        if self.true_sides:
-            lesson = with_true_sides(lesson, batch)
         if teacher is not None:  # the float twin; its maps are compared at every block
             with torch.no_grad():
                 answers(teacher, batch)
@@ -128,42 +123,24 @@ def on_true_boxes(lesson: Lesson, batch: dict[str, Tensor]) -> Lesson:
     Half a step between positions is added on each side, so that a small box has a position. A
     negative pair has no true box.
     """
-    on = (_true_distances(lesson, batch) >= -POSITION_STRIDE / 2).all(1)
+    rows, columns = lesson.target.shape[1:]
+    x, y = batch["shift"].unbind(1)  # [N]
+    half_width, half_height = (batch["size"] / 2 + POSITION_STRIDE / 2).unbind(1)
+    on_columns = _within(columns, x, half_width)  # [N, columns]
+    on_rows = _within(rows, y, half_height)  # [N, rows]
+    on = on_rows[:, :, None] & on_columns[:, None, :]
     there = ~batch["negative"][:, None, None]
     return lesson._replace(target=lesson.target * (on & there))
 
 
-def with_true_sides(lesson: Lesson, batch: dict[str, Tensor]) -> Lesson:
-    """The lesson with the sides of the true box, for all positions inside of it.
+def _within(count: int, middle: Tensor, reach: Tensor) -> Tensor:
+    """Which of `count` positions in a row lie at most `reach` `[N]` pixels from `middle` `[N]`.
 
-    The teacher underestimates by how much a target has grown or shrunk since the exemplar. Crops
-    are enlarged and shrunk at random, so their true sizes teach that. Elsewhere, and in a negative
-    pair, the teacher's sides stay.
+    Both are in pixels of the search crop, `middle` from its centre. The result is `[N, count]`.
     """
-    distances = _true_distances(lesson, batch)
-    inside = (distances >= LEAST_DISTANCE).all(1) & ~batch["negative"][:, None, None]
-    true = distances.clamp(min=LEAST_DISTANCE).log()
-    return lesson._replace(sides=torch.where(inside[:, None], true, lesson.sides))
-
-
-def _true_distances(lesson: Lesson, batch: dict[str, Tensor]) -> Tensor:
-    """Distances of each position to the left, top, right and bottom of the true box.
-
-    `[N, 4, rows, columns]`, in pixels of the search crop, negative beyond that side.
-    """
-    rows, columns = lesson.target.shape[1:]
-    x, y = batch["shift"].T[:, :, None, None]  # [N, 1, 1]: the middle of the box
-    half_width, half_height = batch["size"].T[:, :, None, None] / 2
-    across = _places(columns, like=x) - x  # [N, 1, columns]
-    down = _places(rows, like=y)[:, None] - y  # [N, rows, 1]
-    sides = [half_width + across, half_height + down, half_width - across, half_height - down]
-    return torch.stack(torch.broadcast_tensors(*sides), 1)
-
-
-def _places(count: int, like: Tensor) -> Tensor:
-    """Where `count` positions in a row lie, `[count]`, in pixels from the search crop's middle."""
-    numbers = torch.arange(count, dtype=like.dtype, device=like.device)
-    return (numbers - (count - 1) / 2) * POSITION_STRIDE
+    numbers = torch.arange(count, dtype=middle.dtype, device=middle.device)
+    places = (numbers - (count - 1) / 2) * POSITION_STRIDE
+    return (places - middle[:, None]).abs() <= reach[:, None]
 
 
 def cells_near(target: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from rbsf.train.config import setting
 Item = dict[str, torch.Tensor]
 Key = tuple[int, int, int]  # seed, epoch, i: what a pair depends on
 # Each way to change a pair draws its own random numbers, seeded by the key and this number.
-RANDOM, PASTE, DISTRACTOR, HIDE, TURN, RECOLOR, STRETCH = 1, 2, 3, 4, 5, 6, 7
+RANDOM, PASTE, DISTRACTOR, HIDE, TURN, RECOLOR = 1, 2, 3, 4, 5, 6
 
 
 @dataclass
@@ -63,11 +63,6 @@ class AugmentConfig:
     still_scale: float = setting(
         0.12,
         "Enlarge or shrink crops of still images by up to this share of their size",
-        metavar="SHARE",
-    )
-    stretch: float = setting(
-        0.0,
-        "Change the ratio of width to height of each search crop by up to this share",
         metavar="SHARE",
     )
     flip: float = setting(0.5, "Mirror this share of the pairs left to right", metavar="SHARE")
@@ -105,8 +100,7 @@ class PairDataset(Dataset[Item]):
     `dataset[i]` is a dict of tensors. `exemplar` `[3, 127, 127]` and `search` `[3, 255, 255]`:
     uint8 RGB. `shift` `[2]` float32: x, y in pixels where the response should peak: the target's
     offset from the middle of the search crop, minus its offset from the middle of the exemplar.
-    `size` `[2]` float32: w, h in pixels of the search crop of the box that should be found. It is
-    the target's box there, and smaller by as much as the exemplar is enlarged.
+    `size` `[2]` float32: w, h of the search crop's target, in pixels of that crop.
     `negative` `[]` bool: the search crop does not show the exemplar's target.
 
     Sequences in `exclude` (numbers of store and sequence), which are held out for validation, are
@@ -224,28 +218,20 @@ class PairDataset(Dataset[Item]):
         mirror = bool(rng.random() < config.flip)
         gray = bool(rng.random() < config.gray)
         shifts = rng.uniform(-1, 1, (2, 2)) * [[config.exemplar_shift], [config.search_shift]]
-        zooms = np.exp(rng.uniform(-1, 1, 2) * np.log1p(scale))[:, None].repeat(2, axis=1)
-        zooms[1] *= self._stretch(key)
+        zooms = np.exp(rng.uniform(-1, 1, 2) * np.log1p(scale))
         exemplar = warp_crop(mixed.exemplar.pixels, EXEMPLAR_SIZE, shifts[0], zooms[0], mirror)
         search = warp_crop(mixed.search.pixels, SEARCH_SIZE, shifts[1], zooms[1], mirror)
         if rng.random() < config.blur:
             search = cv2.GaussianBlur(search, (0, 0), rng.uniform(0.5, 1.5))
         exemplar = change_light(exemplar, rng, config.light, gray)
         search = change_light(search, rng, config.light, gray)
-        size = mixed.search.size * zooms[1] / zooms[0]
         return {
             "exemplar": _to_tensor(exemplar),
             "search": _to_tensor(search),
             "shift": torch.from_numpy((shifts[1] - shifts[0]).astype(np.float32)),
-            "size": torch.from_numpy(size.astype(np.float32)),
+            "size": torch.from_numpy((mixed.search.size * zooms[1]).astype(np.float32)),
             "negative": torch.tensor(pair.negative or mixed.hidden),
         }
-
-    def _stretch(self, key: Key) -> np.ndarray:
-        """Factors `[2]` of a search crop's width and height; its area stays the same."""
-        rng = self._stream(key, STRETCH, float(self.augment.stretch > 0))
-        ratio = np.exp(rng.uniform(-1, 1) * np.log1p(self.augment.stretch)) if rng else 1.0
-        return np.array([np.sqrt(ratio), 1 / np.sqrt(ratio)])
 
     def _read(self, crop: tuple[int, int]) -> Target:
         store, number = self.stores[crop[0]], crop[1]
@@ -266,20 +252,17 @@ class _Mixed(NamedTuple):
 
 
 def warp_crop(
-    crop: np.ndarray, size: int, shift: np.ndarray, zoom: np.ndarray, mirror: bool
+    crop: np.ndarray, size: int, shift: np.ndarray, zoom: float, mirror: bool
 ) -> np.ndarray:
-    """Cut `[size, size, 3]` out of a stored crop, enlarged `zoom` (x, y) times.
+    """Cut `[size, size, 3]` out of a stored crop, enlarged `zoom` times.
 
     The target's centre lies `shift` (x, y) pixels off the new middle. The mean colour fills what
     lies outside the stored crop, as in `rbsf.tracker.geometry.crop_square`.
     """
-    step_x, step_y = 1 / zoom  # stored pixels per new pixel
-    if mirror:
-        step_x = -step_x
-    x, y = (size - 1) / 2 + shift  # where the target's centre is to lie
-    affine = np.array(
-        [[step_x, 0, CROP_CENTER - step_x * x], [0, step_y, CROP_CENTER - step_y * y]]
-    )
+    step = 1 / zoom  # stored pixels per new pixel
+    step_x = -step if mirror else step
+    x, y = (size - 1) / 2 + np.asarray(shift)  # where the target's centre is to lie
+    affine = np.array([[step_x, 0, CROP_CENTER - step_x * x], [0, step, CROP_CENTER - step * y]])
     return cv2.warpAffine(
         crop,
         affine,

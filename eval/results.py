@@ -232,14 +232,13 @@ def the_only(found: list[Path], name: str) -> Path:
     return found[0]
 
 
-def read_result_folder(
-    folder: Path, sequences: Container[str] = ()
-) -> Callable[[Sequence], Run | None]:
+def read_result_folder(folder: Path, sequences: Container[str] = ()) -> Callable[[Sequence], Run]:
     """Reader of boxes that exist already, in text files `NAME.txt` or `NAME/NAME_001.txt`.
 
     `NAME_001.txt` is also taken for NAME, unless `sequences` has one of that name itself. Seconds
     are zeros if the toolkit's file of times is missing. Raises FileNotFoundError if there is no
-    such folder, and ValueError for one without text files.
+    such folder, and ValueError for one without text files. The reader raises ValueError for a
+    sequence without boxes.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"results folder {folder} does not exist")
@@ -253,7 +252,7 @@ def read_result_folder(
             f" NAME/NAME_001.txt; found {there}"
         )
 
-    def load(sequence: Sequence) -> Run | None:
+    def load(sequence: Sequence) -> Run:
         name = otb_name(sequence.name)  # a video may be called Jogging-1
         first_run = f"{name}_001"
         found = list(files.get(name, ()))
@@ -261,7 +260,7 @@ def read_result_folder(
             found += files.get(first_run, ())
         if not found:
             _check_case(files, name)
-            return None
+            raise ValueError(f"no result: there is no {folder / name}.txt")
         path = the_only(found, sequence.name)
         boxes = _boxes_of(path, sequence, ADVICE_TO_OTHERS)
         return Run(boxes, _seconds(path, len(boxes)))

@@ -278,7 +278,6 @@ def test_a_result_may_lack_boxes_where_none_is_scored(tmp_path: Path) -> None:
     sequence = bare_sequence("Girl", [nan, [10, 10, 10, 10], nan, [12, 10, 10, 10]])
     (tmp_path / "Girl.txt").write_text("nan,nan,nan,nan\n" * 3 + "# end\n12,10,10,10\n")
     found = read_result_folder(tmp_path)(sequence)
-    assert found is not None
     assert found.boxes[3].tolist() == [12, 10, 10, 10]
 
 
@@ -349,7 +348,6 @@ def test_a_flat_folder_is_read(tmp_path: Path, file: str, name: str, separator: 
     found = read_result_folder(tmp_path)(
         bare_sequence(name, [[10, 10, 10, 10]] * 2, one_based=True)
     )
-    assert found is not None
     assert found.boxes.tolist() == [[10, 10, 10, 10], [11.5, 12, 10, 9]]
     assert found.seconds.tolist() == [0, 0]
 
@@ -361,14 +359,13 @@ def test_a_folder_of_got10ks_form_is_read(tmp_path: Path, val: Sequence) -> None
     (tmp_path / VAL / f"{VAL}_002.txt").write_text("0,0,1,1\n" * 2)
     read = read_result_folder(tmp_path)
     found = read(val)
-    assert found is not None
     assert found.boxes.tolist() == [[10, 10, 10, 10], [11, 10, 10, 10]]
     assert found.seconds.tolist() == [0, 0]
     (tmp_path / VAL / f"{VAL}_time.txt").write_text("0.5,7\n0.25,7\n")
     found = read(val)
-    assert found is not None
     assert found.seconds.tolist() == [0.5, 0.25]
-    assert read(bare_sequence("GOT-10k_Val_000002", [[1, 1, 5, 5]])) is None
+    with pytest.raises(ValueError, match=r"no result: there is no .*GOT-10k_Val_000002\.txt"):
+        read(bare_sequence("GOT-10k_Val_000002", [[1, 1, 5, 5]]))
 
 
 @pytest.mark.parametrize("place", ["times/Jogging-1_time.txt", "Jogging-1_time.txt"])
@@ -383,7 +380,6 @@ def test_times_beside_a_flat_folder_are_read(
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text(times)
     found = read_result_folder(tmp_path)(bare_sequence("Jogging.1", [[10, 10, 10, 10]] * 2))
-    assert found is not None
     assert found.seconds.tolist() == seconds
 
 
@@ -393,7 +389,6 @@ def test_times_beside_a_name_that_ends_like_a_run_are_read(tmp_path: Path) -> No
     (folder / "clip_001.txt").write_text("10,10,10,10\n" * 2)
     (folder / "clip_001_time.txt").write_text("0.5\n0.25\n")
     found = read_result_folder(folder)(bare_sequence("clip_001", [[10, 10, 10, 10]] * 2))
-    assert found is not None
     assert found.seconds.tolist() == [0.5, 0.25]
 
 
@@ -415,13 +410,13 @@ def test_a_result_of_another_length_is_refused(tmp_path: Path, girl: Sequence) -
 def test_a_run_beside_others_is_read_unless_it_is_a_sequence_itself(tmp_path: Path) -> None:
     clip = bare_sequence("clip", [[10, 10, 10, 10]] * 2)
     (tmp_path / "clip_001.txt").write_text("10,10,10,10\n" * 2)
-    assert read_result_folder(tmp_path)(clip) is not None
-    assert read_result_folder(tmp_path, {"clip", "clip_001"})(clip) is None
+    assert len(read_result_folder(tmp_path)(clip).boxes) == 2
+    with pytest.raises(ValueError, match=r"no result: there is no .*clip\.txt"):
+        read_result_folder(tmp_path, {"clip", "clip_001"})(clip)
     (tmp_path / "clip.txt").write_text("11,10,10,10\n" * 2)
     with pytest.raises(ValueError, match=r"clip\.txt and .*clip_001\.txt are all of clip; keep"):
         read_result_folder(tmp_path)(clip)
     found = read_result_folder(tmp_path, {"clip", "clip_001"})(clip)
-    assert found is not None
     assert found.boxes[0, 0] == 11
 
 

@@ -89,7 +89,7 @@ class Curves:
     success: np.ndarray
     precision: np.ndarray
     norm_precision: np.ndarray
-    overlap: np.ndarray  # AO, SR0.5 and SR0.75
+    overlap_scores: np.ndarray  # AO, SR0.5 and SR0.75
     frames: int  # number of frames that were scored
 
     @property
@@ -99,7 +99,7 @@ class Curves:
             float(self.success.mean()),
             float(self.precision[PRECISION_AT]),
             float(self.norm_precision.mean()),
-            *map(float, self.overlap),
+            *map(float, self.overlap_scores),
         )
 
 
@@ -202,7 +202,7 @@ def mean_curves(curves: Iterable[Curves], pooled: bool = False) -> Curves:
 
     frames = sum(row.frames for row in rows)
     return Curves(
-        mean("success"), mean("precision"), mean("norm_precision"), mean("overlap"), frames
+        mean("success"), mean("precision"), mean("norm_precision"), mean("overlap_scores"), frames
     )
 
 

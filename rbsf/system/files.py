@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 
 TEMPORARY = re.compile(r"\..+\.(\d+)\.part(\.[^.]*)?")  # a hidden file named after its process
-
 STREAMS = [("/", "dev", name) for name in ("stdout", "stderr", "fd")]
 
 
@@ -49,8 +48,7 @@ def is_stream(path: Path) -> bool:
 
     /dev/stdout counts even if it leads to a file, into which a shell writes too.
     """
-    named = path.parts[:3] in STREAMS or path.parts[:2] == ("/", "proc")
-    return named or path.is_fifo() or path.is_char_device()
+    return path.parts[:3] in STREAMS or path.is_fifo() or path.is_char_device()
 
 
 def _write_stream(path: Path, content: bytes | Callable[[Path], None]) -> None:

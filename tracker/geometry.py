@@ -153,6 +153,9 @@ def as_rgb(image: np.ndarray, order: str = "RGB") -> np.ndarray:
     Gray images are `[H, W]` or `[H, W, 1]`; the alpha of RGBA is dropped. With the order "BGR" the
     image is BGR or BGRA. Raises ValueError that names shape and type for any other array.
     """
+    if image is None:
+        advice = "which OpenCV gives after a video's last frame; stop there"
+        raise ValueError(f"not an image: None, {advice}")
     if not isinstance(image, np.ndarray):
         raise ValueError(_no_image(type(image).__name__, order))
     channels = image.shape[2] if image.ndim == 3 else 0
@@ -169,6 +172,4 @@ def as_rgb(image: np.ndarray, order: str = "RGB") -> np.ndarray:
 
 
 def _no_image(found: str, order: str) -> str:
-    if found == "NoneType":
-        return "not an image: None, which OpenCV gives after a video's last frame; stop there"
     return f"not an image: {found}; give H x W x 3 uint8 {order} (gray and {order}A are converted)"

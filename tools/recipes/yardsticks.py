@@ -56,13 +56,10 @@ def still_and_shipped(heads: list[Sequence], threads: int) -> dict[str, Figures]
 
 def state_of(heads: list[Sequence], others: Iterable[Path] = ()) -> str:
     """A digest of what decides `still_and_shipped`, and of the state of other files."""
-    described = [
-        (
-            f"{head.name} {hashlib.sha256(head.boxes.tobytes()).hexdigest()}",
-            [*map(Path, head.files())],
-        )
-        for head in heads
-    ]
+    described = []
+    for head in heads:
+        boxes = hashlib.sha256(head.boxes.tobytes()).hexdigest()
+        described.append((f"{head.name} {boxes}", [Path(file) for file in head.files()]))
     shipped = [find_weights("rbsf"), *sorted(set(others))]
     return stamp_of([*described, (f"tracker {TRACKER_VERSION}", shipped)])
 

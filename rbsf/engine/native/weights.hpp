@@ -44,6 +44,15 @@ struct BitWeights {
     }
 };
 
+// The first block of 32 filters of each group, and the end. `eights`: the same of 8 filters. No
+// group shares a block with another.
+inline std::vector<size_t> blocks_of_32(const std::vector<size_t>& eights) {
+    std::vector<size_t> first{0};
+    for (size_t i = 1; i < eights.size(); ++i)
+        first.push_back(first.back() + (eights[i] - eights[i - 1] + 3) / 4);
+    return first;
+}
+
 // For Kernels::nibbles: 4 bits of 32 filters a step, in the order of nibble_place.
 struct NibbleWeights {
     std::vector<Line> steps, limits;  // a line has two steps
@@ -51,10 +60,8 @@ struct NibbleWeights {
 
     NibbleWeights() = default;
     NibbleWeights(const Geometry& g, const std::vector<size_t>& eights, const uint8_t* rows,
-                  const int32_t* thresholds) {
-        first_block.push_back(0);
-        for (size_t i = 1; i < eights.size(); ++i)
-            first_block.push_back(first_block.back() + (eights[i] - eights[i - 1] + 3) / 4);
+                  const int32_t* thresholds)
+        : first_block(blocks_of_32(eights)) {
         steps.resize(first_block.back() * g.window_bytes());
         limits.resize(first_block.back());
         for (size_t group = 0; group < g.groups; ++group)
@@ -169,9 +176,7 @@ struct ByteWeights {
         const size_t run = g.kernel * g.bytes * (g.pixels ? 1 : 8);
         row_chunks = (run + 63) / 64;
         chunk_lines = (run + 4 * row_chunks - 1) / (4 * row_chunks);
-        first_block.push_back(0);
-        for (size_t i = 1; i < eights.size(); ++i)
-            first_block.push_back(first_block.back() + (eights[i] - eights[i - 1] + 3) / 4);
+        first_block = blocks_of_32(eights);
         if (g.pixels)
             lines.resize(first_block.back() * block_lines(g));
         else

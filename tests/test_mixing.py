@@ -17,7 +17,6 @@ from rbsf.datasets.pairs.mixing import (
     MixConfig,
     Target,
     add_distractor,
-    hide,
     paste_on_scene,
     random_window,
 )
@@ -29,7 +28,6 @@ SHARES = (
     "negative_share",
     "hard_share",
     "distractor_share",
-    "hidden_share",
     "paste_share",
     "random_share",
 )
@@ -117,7 +115,7 @@ def test_items_keep_their_form_and_are_pure_functions(two, share):
 
 
 @pytest.mark.parametrize(
-    "share", ["negative_share", "distractor_share", "hidden_share", "paste_share", "random_share"]
+    "share", ["negative_share", "distractor_share", "paste_share", "random_share"]
 )
 def test_shares_hold_and_other_pairs_stay_the_same_to_the_bit(two, share):
     plain = PairDataset([two], 200, seed=1, augment=PLAIN)
@@ -136,33 +134,6 @@ def test_sources_draw_for_themselves(two):
     kept = [i for i in range(60) if same(one[i], both[i])]
     assert 20 < len(kept) < 40  # the pairs that are not pasted
     assert any(not same(one[i], plain[i]) for i in kept)
-
-
-def test_a_hidden_target_is_gone_and_its_pair_is_negative(two):
-    shown, mix = 0, MixConfig(hidden_share=1.0)
-    for plain, hidden in zip(
-        PairDataset([two], 40, augment=MOVED),
-        PairDataset([two], 40, augment=MOVED, mix=mix),
-        strict=True,
-    ):
-        assert torch.equal(plain["exemplar"], hidden["exemplar"])
-        assert hidden["negative"]
-        shown += is_red(plain["search"]).sum() > 100
-        assert is_red(hidden["search"]).sum() < 5
-    assert shown > 5
-
-
-def test_what_hides_a_target_is_what_lies_beside_it():
-    grounds = set()
-    for seed in range(8):
-        red = target(RED)
-        red.pixels[:119] = GREEN  # above the ellipse, which is twice as high as the box
-        hidden = hide(red, np.random.default_rng(seed))
-        assert not is_red(hidden.pixels).any()
-        np.testing.assert_array_equal(hidden.pixels[:119], red.pixels[:119])
-        grounds.add(tuple(hidden.pixels[159, 159] // 50 * 50))
-        assert hidden.size.tolist() == [60, 40]
-    assert grounds == {(0, 0, 0), (0, 200, 0)}  # gray from both sides and below, or from above
 
 
 def test_pasted_targets_are_where_the_label_says(tmp_path):

@@ -17,7 +17,6 @@ from rbsf.tracker.distill import (
     balanced_weights,
     cells_near,
     middle_of,
-    on_true_boxes,
     sides_loss,
     target_loss,
 )
@@ -197,21 +196,6 @@ def test_a_map_like_the_teachers_costs_nothing() -> None:
     target = torch.tensor([[[0.9, 0.1], [0.5, 0.01]]])
     assert target_loss(torch.logit(target), target).abs() < 1e-6
     assert target_loss(torch.logit(target) + 1, target) > 0.05
-
-
-def test_the_teacher_counts_on_true_boxes_alone() -> None:
-    """Positions are 16 pixels apart, and half of that is added on each side of the box."""
-    seen = lesson(torch.full((2, 15, 15), 0.5))
-    batch = {
-        "shift": torch.tensor([[32.0, 0.0], [32.0, 0.0]]),
-        "size": torch.tensor([[30.0, 64.0], [30.0, 64.0]]),
-        "negative": torch.tensor([False, True]),
-    }
-    target = on_true_boxes(seen, batch).target
-    expected = torch.zeros(15, 15)
-    expected[5:10, 8:11] = 0.5  # 32 pixels are two positions right of number 7, the middle
-    assert torch.equal(target[0], expected)
-    assert not target[1].any()
 
 
 def test_on_and_off_the_target_weigh_alike() -> None:

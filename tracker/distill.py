@@ -1,4 +1,4 @@
-"""The task of learning a teacher's answers for pairs of crops, with or without true boxes."""
+"""The task of learning a teacher's answers for pairs of crops, without true boxes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rbsf.tracker.anchor_free import POSITION_STRIDE
 from rbsf.tracker.teachers.pair import Lesson, TeacherPair
 
 FLOOR = 0.05  # least deviation of a feature, relative to the mean deviation
@@ -19,9 +18,6 @@ class DistillTask:
 
     A batch holds `exemplar` `[N, 3, 127, 127]` and `search` `[N, 3, 255, 255]`, uint8 RGB. Features
     are compared in units of their deviation, which `measure` computes once from some batches.
-
-    With `true_boxes` the teacher's class map counts only on the true box, see `on_true_boxes`. The
-    batch then also has `shift`, `size` and `negative`, as in `rbsf.datasets.pairs.pair_dataset`.
     """
 
     def __init__(
@@ -30,10 +26,8 @@ class DistillTask:
         features: float = 1.0,
         target: float = 1.0,
         sides: float = 1.0,
-        true_boxes: bool = False,
     ) -> None:
         self.source, self.weights = source, (features, target, sides)
-        self.true_boxes = true_boxes
         self.mean = self.deviation = torch.zeros(1)
 
     def measure(self, batches: list[dict[str, Tensor]]) -> None:
@@ -48,8 +42,6 @@ class DistillTask:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and its parts to log."""
         lesson = self.source(batch["exemplar"], batch["search"])
-        if self.true_boxes:
-            lesson = on_true_boxes(lesson, batch)
         if teacher is not None:  # the float twin; its maps are compared at every block
             with torch.no_grad():
                 answers(teacher, batch)
@@ -115,32 +107,6 @@ def presence_logits(net: Any, exemplar: Tensor, search: Tensor) -> Tensor:
     maps = net.head(region, template).flatten(2)  # [N, 6, positions]
     chosen = maps[:, 0].argmax(1, keepdim=True)
     return maps[:, 5].gather(1, chosen)[:, 0]
-
-
-def on_true_boxes(lesson: Lesson, batch: dict[str, Tensor]) -> Lesson:
-    """The lesson with a class map that is 0 outside of the true box.
-
-    Half a step between positions is added on each side, so that a small box has a position. A
-    negative pair has no true box.
-    """
-    rows, columns = lesson.target.shape[1:]
-    x, y = batch["shift"].unbind(1)  # [N]
-    half_width, half_height = (batch["size"] / 2 + POSITION_STRIDE / 2).unbind(1)
-    on_columns = _within(columns, x, half_width)  # [N, columns]
-    on_rows = _within(rows, y, half_height)  # [N, rows]
-    on = on_rows[:, :, None] & on_columns[:, None, :]
-    there = ~batch["negative"][:, None, None]
-    return lesson._replace(target=lesson.target * (on & there))
-
-
-def _within(count: int, middle: Tensor, reach: Tensor) -> Tensor:
-    """Which of `count` positions in a row lie at most `reach` `[N]` pixels from `middle` `[N]`.
-
-    Both are in pixels of the search crop, `middle` from its centre. The result is `[N, count]`.
-    """
-    numbers = torch.arange(count, dtype=middle.dtype, device=middle.device)
-    places = (numbers - (count - 1) / 2) * POSITION_STRIDE
-    return (places - middle[:, None]).abs() <= reach[:, None]
 
 
 def cells_near(target: Tensor) -> Tensor:

@@ -22,7 +22,6 @@ from rbsf.train.config import setting
 REACH = 96.0
 FEATHER = 0.25  # outer part of a pasted ellipse's radius over which it fades out
 ZOOM = 1.25  # distractors are enlarged or shrunk by up to this factor
-COVER = 2.0  # sides of the ellipse that hides a target, in sides of its box
 WINDOW_ZOOM = 1.5  # windows are enlarged or shrunk by up to this factor
 PLACES = 4  # places to choose from for a window, or for a target in a scene
 PATCH = 64  # side of the square that is compared at each place, in pixels
@@ -50,11 +49,6 @@ class MixConfig:
     )
     distractor_share: float = setting(
         0.0, "Paste another target beside the true one in this share of the pairs", metavar="SHARE"
-    )
-    hidden_share: float = setting(
-        0.0,
-        "Hide the target of the search crop behind what lies beside it in this share of the pairs",
-        metavar="SHARE",
     )
     paste_share: float = setting(
         0.0,
@@ -137,16 +131,6 @@ def turned(target: Target, angles: int) -> Target:
 def recolored(target: Target, order: np.ndarray) -> Target:
     """The target with its colour channels in the order `[3]`."""
     return Target(np.ascontiguousarray(target.pixels[..., order]), target.size)
-
-
-def hide(target: Target, rng: np.random.Generator) -> Target:
-    """Hide the target behind what lies beside it in the crop, on a side drawn at random."""
-    covered = target.size * COVER
-    axis = int(rng.integers(2))
-    place = np.zeros(2, int)
-    place[axis] = rng.choice((-1, 1)) * min(round(covered[axis]), CROP_CENTER)
-    beside = _moved(target.pixels, *place.tolist())
-    return Target(_paste(target.pixels, Target(beside, covered), np.zeros(2)), target.size)
 
 
 def _zoom(rng: np.random.Generator, most: float) -> float:

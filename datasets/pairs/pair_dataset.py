@@ -25,7 +25,6 @@ from rbsf.datasets.pairs.mixing import (
     Target,
     add_distractor,
     check_range,
-    hide,
     paste_on_scene,
     random_window,
     recolored,
@@ -38,7 +37,7 @@ from rbsf.train.config import setting
 Item = dict[str, torch.Tensor]
 Key = tuple[int, int, int]  # seed, epoch, i: what a pair depends on
 # Each way to change a pair draws its own random numbers, seeded by the key and this number.
-RANDOM, PASTE, DISTRACTOR, HIDE, TURN, RECOLOR = 1, 2, 3, 4, 5, 6
+RANDOM, PASTE, DISTRACTOR, TURN, RECOLOR = 1, 2, 3, 5, 6
 
 
 @dataclass
@@ -91,11 +90,11 @@ class PairDataset(Dataset[Item]):
     equally likely, whatever their length. With probability `still_share` it comes from one still
     target instead, varied twice.
 
-    `mix` says what else pairs are made of (the default: nothing). There are five steps, each for
+    `mix` says what else pairs are made of (the default: nothing). There are four steps, each for
     its share of the pairs. Negatives show another target, of another video or image, in the search
     crop. A random window replaces the exemplar's target and the search crop's. Both targets are
-    pasted on scenes. The search crop's target is hidden. The search crop gets a distractor. Where
-    the stores hold only one sequence, there are no other targets and scenes.
+    pasted on scenes. The search crop gets a distractor. Where the stores hold only one
+    sequence, there are no other targets and scenes.
 
     `dataset[i]` is a dict of tensors. `exemplar` `[3, 127, 127]` and `search` `[3, 255, 255]`:
     uint8 RGB. `shift` `[2]` float32: x, y in pixels where the response should peak: the target's
@@ -171,8 +170,6 @@ class PairDataset(Dataset[Item]):
         mixed = self._paste_on_scenes(mixed, pair, key)
         if pair.negative:
             return mixed
-        if rng := self._stream(key, HIDE, self.mix.hidden_share):
-            mixed = mixed._replace(search=hide(mixed.search, rng), hidden=True)
         return self._add_distractor(mixed, pair, key)
 
     def _read_pair(self, pair: Pair) -> _Mixed:
@@ -230,7 +227,7 @@ class PairDataset(Dataset[Item]):
             "search": _to_tensor(search),
             "shift": torch.from_numpy((shifts[1] - shifts[0]).astype(np.float32)),
             "size": torch.from_numpy((mixed.search.size * zooms[1]).astype(np.float32)),
-            "negative": torch.tensor(pair.negative or mixed.hidden),
+            "negative": torch.tensor(pair.negative),
         }
 
     def _read(self, crop: tuple[int, int]) -> Target:
@@ -244,7 +241,6 @@ class _Mixed(NamedTuple):
     exemplar: Target
     search: Target
     still: bool  # the pair is augmented like one made of a still image
-    hidden: bool = False  # the search crop's target is hidden
 
     def changed(self, change: Callable[[Target], Target]) -> _Mixed:
         """The pair with the same change in both crops."""

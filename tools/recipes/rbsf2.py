@@ -81,11 +81,6 @@ class DistillConfig(PairConfig):
         "Give the RB-SF 2 in this file a presence output, and train that alone",
         path=True,
     )
-    true_boxes: bool = setting(
-        False,
-        "Count the teacher's class map only on the true box of the target, and not at all in a pair"
-        " of two targets; without this, no label is used",
-    )
     lambda_features: float = setting(1.0, "Weigh the distance to the teacher's features by this")
     lambda_target: float = setting(
         1.0, "Weigh the divergence from the teacher's class maps by this"
@@ -178,7 +173,7 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         lower_gradients(student, dtype_of(config.machine.precision, device))
         source = read_pair(*str(config.teacher).split(",")).to(device)
         weights = config.lambda_features, config.lambda_target, config.lambda_sides
-        task = DistillTask(source, *weights, config.true_boxes)
+        task = DistillTask(source, *weights)
         task.measure(list(self.some_batches(MEASURED)))
         if config.twin:
             return self._beside_twin(student, task)

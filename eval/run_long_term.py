@@ -69,8 +69,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--sequences",
         nargs="+",
+        action="extend",
         metavar="NAME",
-        help="Track these sequences alone (default: all)",
+        help="Track these sequences alone; repeatable (default: all)",
     )
     add(
         "--departures",
@@ -174,13 +175,18 @@ def find_sequences(args: argparse.Namespace, broken: dict[str, str]) -> list[Seq
     sequences = load_sequences(args.root, names=args.sequences, broken=broken)
     if args.as_they_are or not sequences:
         return sequences
-    made = make_departures(sequences, args.departures, args.seed)
-    if not made:
+    made: list[Sequence] = []
+    for number, sequence in enumerate(sequences):
+        try:
+            made += make_departures(sequence, args.departures, args.seed + number)
+        except (ValueError, OSError) as error:  # its first frame cannot be read
+            broken[sequence.name] = one_line(error)
+    if not made and not broken:
         raise ValueError(
             f"--root {args.root}: no departure can be made of its {len(sequences)} sequences; they"
             " are too short, or their targets fill the view"
         )
-    return [*made]
+    return made
 
 
 def track_all(tracker: Tracker, sequences: list[Sequence], label: str) -> tuple[Runs, list[str]]:

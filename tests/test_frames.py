@@ -365,6 +365,23 @@ def test_damage_in_the_middle_of_an_mp4_is_told(tmp_path: Path) -> None:
     assert f"m.mp4 is damaged: frames {count} to " in message
 
 
+def test_a_video_without_one_good_frame_is_told(tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason=needs("pyav", "the test writes AV1"))
+    path = tmp_path / "m.mp4"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libsvtav1", 25, options={"svtav1-params": "logical-processors=1"})
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for image in noisy(12):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        file.mux(stream.encode())
+    data = path.read_bytes()
+    start = data.index(b"mdat") + 4
+    end = data.index(b"moov", start) - 4
+    path.write_bytes(data[:start] + bytes(end - start) + data[end:])
+    with pytest.raises(BrokenVideo, match=r"m\.mp4 is damaged: none of its frames"):
+        list(open_frames(path))
+
+
 def test_whole_videos_from_elsewhere_do_not_count_as_broken(
     real_data: Path, tmp_path: Path
 ) -> None:

@@ -208,6 +208,20 @@ def test_a_bad_image_ends_no_run(footage, tmp_path, capsys):
         main([*flags, "--out", str(tmp_path / "file")])
 
 
+def test_a_bad_first_image_ends_no_run(footage, tmp_path, capsys):
+    from shutil import copytree
+
+    folder = Path(footage.frames[0]).parent
+    for name in ("good", "bad"):
+        copytree(folder, tmp_path / "root" / name)
+    (tmp_path / "root" / "bad" / Path(footage.frames[0]).name).write_bytes(b"what")
+    flags = ["--root", str(tmp_path / "root"), "--tracker", "static"]
+    assert main([*flags, "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert "error: no tracker is scored on bad: image" in said.err
+    assert "| static |" in said.out
+
+
 def test_a_sequence_that_cannot_be_read_ends_no_run(footage, tmp_path, capsys):
     from shutil import copytree
 
@@ -220,5 +234,8 @@ def test_a_sequence_that_cannot_be_read_ends_no_run(footage, tmp_path, capsys):
     said = capsys.readouterr()
     assert "error: no tracker is scored on bad: " in said.err
     assert "| static | 1 |" in said.out
+    both = ["--sequences", "good", "--sequences", "bad"]
+    assert main([*flags, *both, "--out", str(tmp_path / "both")]) == 1
+    assert "| static | 1 |" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"no sequence could be tracked: .* bad: .*groundtruth"):
         main([*flags, "--sequences", "bad", "--out", str(tmp_path / "none")])

@@ -17,7 +17,7 @@ import cv2
 import pytest
 from test_frames import damage, drain, noisy, picture, write_video
 
-from rbsf.datasets.video.containers import is_cut_short, shows_all_frames
+from rbsf.datasets.video.containers import display_turn, is_cut_short, shows_all_frames
 from rbsf.datasets.video.frames import open_frames
 from rbsf.datasets.video.sources import count_frames
 from rbsf.datasets.video.writer import VideoWriter
@@ -117,6 +117,8 @@ def test_a_gif_without_its_end_is_broken(tmp_path: Path) -> None:
         (box(b"ftyp", b"isom") + box(b"mdat", b"12345678", 0), False),  # to the end of the file
         (box(b"ftyp", b"isom") + box(b"mdat", struct.pack(">Q", 16), 1), False),  # 64-bit length
         (box(b"ftyp", b"isom") + box(b"mdat", struct.pack(">Q", 1 << 33), 1), True),
+        (box(b"ftyp", b"isom") + b"\0\0\0\1mdat\0\0", False),  # the length itself is cut
+        (b"\0\0\0\1moov" + b"\x7f" + b"\xff" * 7, True),
         # Here rubbish lies behind the boxes.
         (
             box(b"ftyp", b"isom") + box(b"mdat", b"12345678") + b"\xff" * 20,
@@ -144,6 +146,7 @@ def test_lengths_that_containers_declare_are_read(tmp_path: Path, data: bytes, c
     (tmp_path / "a").write_bytes(data)
     assert is_cut_short(tmp_path / "a") is cut
     assert not shows_all_frames(tmp_path / "a")
+    assert display_turn(tmp_path / "a") is None
 
 
 def test_frames_have_their_own_times(tmp_path: Path) -> None:

@@ -135,6 +135,10 @@ class TestFit:
         assert fit.box(((10, 10), (12, 90))) is None  # a click by a shaky hand
         np.testing.assert_array_equal(fit.point(((200, 160), (9, 9))), (100, 80))
 
+    def test_a_box_at_the_edge_of_an_enlarged_frame_lies_inside(self) -> None:
+        fit = Fit.of(np.zeros((48, 64, 3), np.uint8), (1360, 700))
+        assert fit.box(((636, 476), (640, 480))) == (63, 47, 1, 1)
+
     @pytest.mark.parametrize("screen", [(1280, 800), (3840, 1080), (7680, 4320), (800, 480)])
     @pytest.mark.parametrize("shape", [(2160, 3840), (240, 320), (900, 20), (2, 5000)])
     def test_no_window_is_larger_than_the_screen(

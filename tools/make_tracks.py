@@ -246,7 +246,9 @@ def read_frames(path: Path) -> tuple[list[np.ndarray], int]:
     from rbsf.datasets.video.frames import open_frames
 
     frames = iter(open_frames(str(path)))
-    first = next(frames)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError(f"{path}: no frames")
     kept = [first, *islice(frames, MOST_BYTES // first.nbytes - 1)]
     return kept, sum(1 for _ in frames)
 

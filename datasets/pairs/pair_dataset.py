@@ -70,7 +70,7 @@ class AugmentConfig:
     )
     gray: float = setting(0.15, "Turn this share of the pairs gray", metavar="SHARE")
     recolor: float = setting(
-        0.0, "Exchange the colour channels of this share of the pairs", metavar="SHARE"
+        0.0, "Put the colour channels of this share of the pairs in a random order", metavar="SHARE"
     )
     light: float = setting(
         0.2, "Change contrast and brightness of each crop by up to this share", metavar="SHARE"
@@ -99,7 +99,6 @@ class PairDataset(Dataset[Item]):
     `dataset[i]` is a dict of tensors. `exemplar` `[3, 127, 127]` and `search` `[3, 255, 255]`:
     uint8 RGB. `shift` `[2]` float32: x, y in pixels where the response should peak: the target's
     offset from the middle of the search crop, minus its offset from the middle of the exemplar.
-    `size` `[2]` float32: w, h of the search crop's target, in pixels of that crop.
     `negative` `[]` bool: the search crop does not show the exemplar's target.
 
     Sequences in `exclude` (numbers of store and sequence), which are held out for validation, are
@@ -202,7 +201,7 @@ class PairDataset(Dataset[Item]):
         return mixed._replace(search=search)
 
     def _vary_both(self, mixed: _Mixed, key: Key) -> _Mixed:
-        """Turn both crops alike, and exchange their colours alike, as `augment` says."""
+        """Turn both crops alike, and reorder their colours alike, as `augment` says."""
         if rng := self._stream(key, TURN, self.augment.turn):
             mixed = mixed.changed(partial(turned, angles=int(rng.integers(1, 4))))
         if rng := self._stream(key, RECOLOR, self.augment.recolor):
@@ -226,7 +225,6 @@ class PairDataset(Dataset[Item]):
             "exemplar": _to_tensor(exemplar),
             "search": _to_tensor(search),
             "shift": torch.from_numpy((shifts[1] - shifts[0]).astype(np.float32)),
-            "size": torch.from_numpy((mixed.search.size * zooms[1]).astype(np.float32)),
             "negative": torch.tensor(pair.negative),
         }
 

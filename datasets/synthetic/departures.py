@@ -158,16 +158,14 @@ KINDS: dict[str, Callable[[Sequence, int, int], Departure | None]] = {
 }
 
 
-def make_departures(footage: list[Sequence], kinds: list[str], seed: int = 0) -> list[Departure]:
-    """Make one departure of each kind from each sequence that allows it, in order."""
-    made = []
-    for number, sequence in enumerate(footage):
-        width = sequence.image(0).shape[1]
-        for kind in kinds:
-            departure = KINDS[kind](sequence, width, seed + number)
-            if departure is not None:
-                made.append(departure)
-    return made
+def make_departures(footage: Sequence, kinds: list[str], seed: int = 0) -> list[Departure]:
+    """Make one departure of each kind that the footage allows, in order.
+
+    Raises ValueError or OSError if the first frame cannot be read.
+    """
+    width = footage.image(0).shape[1]
+    made = (KINDS[kind](footage, width, seed) for kind in kinds)
+    return [departure for departure in made if departure is not None]
 
 
 def _span(footage: Sequence, away: int) -> tuple[int | None, int]:

@@ -137,7 +137,7 @@ def _read_moov(path: Path) -> bytes:
     with path.open("rb") as file:
         for kind, end in _mp4_boxes(file):
             if kind == b"moov":
-                return file.read(end - file.tell())
+                return file.read(min(end - file.tell(), path.stat().st_size))
     return b""
 
 
@@ -176,25 +176,32 @@ def _find(data: bytes, kind: bytes, *inner: bytes) -> list[bytes]:
     With `inner`: contents of the boxes of these kinds inside them, one level for each kind.
     """
     file = io.BytesIO(data)
-    found = [file.read(end - file.tell()) for name, end in _mp4_boxes(file) if name == kind]
+    found = [data[file.tell() : end] for name, end in _mp4_boxes(file) if name == kind]
     if not inner:
         return found
     return list(chain.from_iterable(_find(content, *inner) for content in found))
 
 
 def _mp4_boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Yield kinds and ends of successive boxes, with `file` at the start of each one's content."""
+    """Yield kinds and ends of successive boxes, with `file` at the start of each one's content.
+
+    The last box may end beyond the end of the file.
+    """
+    size = file.seek(0, io.SEEK_END)
     start = 0
-    while len(head := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", head)
+    while start < size:
+        file.seek(start)
+        head = file.read(16)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        content = 8
         if length == 1:
-            length = struct.unpack(">Q", file.read(8))[0]
+            length, content = int.from_bytes(head[8:], "big"), 16
         # A length of 0 means "up to the end"; other kinds and lengths here mean no MP4.
-        if not kind.isalnum() or length < 8:
+        if not kind.isalnum() or length < content:
             return
+        file.seek(start + content)
         start += length
         yield kind, start
-        file.seek(start)
 
 
 def _riff_ends(file: BinaryIO, size: int) -> Iterator[int]:

@@ -273,6 +273,8 @@ def _play(reader: Reader) -> Iterator[tuple[np.ndarray, float | None]]:
     for image, seconds in _timed(_without_gaps(reader), fps):
         times.append(seconds or 0.0)
         yield image, seconds
+    if not times:
+        raise BrokenVideo(f"video {path} is damaged: none of its frames can be decoded")
     if count and len(times) >= count - 1:  # one missing frame is allowed, because headers round
         return
     if is_cut_short(path) or _lacks_frames(path, times, count, fps):

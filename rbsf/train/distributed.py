@@ -109,6 +109,8 @@ def any_process(flag: bool) -> bool:
 
 def _average(tensors: list[Tensor]) -> None:
     """Replace `tensors` by their mean over processes, in one message."""
+    if not tensors:
+        return
     flat = torch.cat([t.reshape(-1) for t in tensors])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()

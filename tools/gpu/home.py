@@ -15,6 +15,7 @@ PART_BYTES = 15 * MEBIBYTE
 ALL_BYTES = 56 * MEBIBYTE
 STEM = "home"  # beginning of the parts' names
 RESULT = "result.json"
+DATA_FOLDERS = ("data", "parts", "raw")  # CIFAR-100, and in a rehearsal what it is made of
 LEFT_OUT = {".png", ".part"}  # suffixes; pictures can be drawn again from the logs
 
 
@@ -52,7 +53,7 @@ def unpack_home(home: Path, folder: Path) -> bool:
 
 
 def _files(folder: Path, home: Path) -> list[Path]:
-    others = {home, folder / "data"}
+    others = {home, *(folder / name for name in DATA_FOLDERS)}
     files = [path for path in folder.rglob("*") if path.is_file() and _is_of_use(path)]
     return [path for path in files if others.isdisjoint(path.parents)]
 

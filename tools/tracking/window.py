@@ -91,7 +91,7 @@ class Fit:
         if (np.ptp(corners, axis=0) < LEAST_DRAG).any():
             return None
         corners = np.round(corners / self.factors[:2])
-        x, y = corners.min(axis=0)
+        x, y = np.minimum(corners.min(axis=0), np.array(self.frame) - 1)
         w, h = np.maximum(np.ptp(corners, axis=0), 1)
         return float(x), float(y), float(w), float(h)
 

@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     check_images(args.weights, packed, test, args.dataset)
     with tempfile.TemporaryDirectory() as folder:
         found = sides(args, training, Path(folder))
-        count = test.batch_count(args.batch_size, train=False, limit=args.subset)
+        count = test.batch_count(args.batch_size, limit=args.subset)
         batches = test.batches(args.batch_size, 0, 0, train=False, limit=args.subset)
         for batch in tqdm(batches, total=count, unit="batch"):
             images, labels = images_of(batch), batch["label"].numpy()

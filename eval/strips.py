@@ -13,6 +13,8 @@ from rbsf.eval.plots import tracker_color
 from rbsf.eval.report_form import Report
 from rbsf.eval.report_tables import find_tracker, labels, sequence_gap
 
+COUNT = 2  # best sequences, and worst ones, that are shown
+FRAMES = 5  # of each sequence
 WIDTH = 320  # largest width of a frame in pixels
 QUALITY = 85  # quality of JPEG files, up to 100
 WHITE, DARK = (255, 255, 255), (20, 20, 20)
@@ -34,10 +36,8 @@ def make_strips(
     sequences: list[Sequence],
     report: Report,
     boxes: Mapping[str, Mapping[str, np.ndarray]],
-    count: int = 2,
-    frames: int = 5,
 ) -> list[Strip]:
-    """Strips of the subject's `count` best sequences by AUC, then of its `count` worst, none twice.
+    """Strips of the subject's COUNT best sequences by AUC, then of its COUNT worst, none twice.
 
     `boxes`: {label: {sequence: [N, 4] x,y,w,h in pixels, 0-based}}. A tracker without boxes on a
     sequence is left out there. Frames that cannot be read are left out, and so are sequences
@@ -48,14 +48,14 @@ def make_strips(
     scored = subject["sequences"] if subject else {}
     scores = {name: score["auc"] for name, score in scored.items() if name in by_name}
     order = sorted(scores, key=lambda name: -scores[name])
-    best = order[:count]
-    worst = order[count:][-count:]
+    best = order[:COUNT]
+    worst = order[COUNT:][-COUNT:]
     kinds = dict.fromkeys(best, "best") | dict.fromkeys(reversed(worst), "worst")
     strips = []
     for name, kind in kinds.items():
         drawn = {label: boxes.get(label, {}).get(name) for label in labels(report)}
         caption = _caption(report, kind, name, scores[name])
-        strip = _strip(by_name[name], caption, drawn, report["subject"], frames)
+        strip = _strip(by_name[name], caption, drawn, report["subject"])
         if strip.frames:
             strips.append(strip)
     return strips
@@ -74,11 +74,10 @@ def _strip(
     caption: str,
     boxes: dict[str, np.ndarray | None],
     subject: str,
-    frames: int,
 ) -> Strip:
-    """Up to `frames` frames at even distances."""
+    """Up to FRAMES frames at even distances."""
     strip = Strip(sequence.name, caption, [], [])
-    numbers = np.linspace(0, len(sequence) - 1, frames).round().astype(int).tolist()
+    numbers = np.linspace(0, len(sequence) - 1, FRAMES).round().astype(int).tolist()
     for number in dict.fromkeys(numbers):
         try:
             image = sequence.image(number)

@@ -323,8 +323,11 @@ def test_only_images_that_are_not_hidden_are_classed() -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_mnist_is_found_by_the_names_of_archives(tmp_path: Path, packed: bool) -> None:
-    for split, count in {"train": 4, "t10k": 2}.items():
+def test_mnist_is_found_by_the_names_of_archives(
+    tmp_path: Path, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rbsf.datasets.images.mnist.COUNTS", counts := {"train": 4, "t10k": 2})
+    for split, count in counts.items():
         for kind, shape in {"images-idx3": (count, 28, 28), "labels-idx1": (count,)}.items():
             head = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes()
             content = head + bytes(int(np.prod(shape)))
@@ -333,7 +336,7 @@ def test_mnist_is_found_by_the_names_of_archives(tmp_path: Path, packed: bool) -
                 (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
             else:
                 (tmp_path / name).write_bytes(content)
-    train, test = open_mnist(tmp_path, counts={"train": 4, "t10k": 2})
+    train, test = open_mnist(tmp_path)
     assert (len(train), len(test)) == (4, 2)
 
 

@@ -72,8 +72,12 @@ def test_colours_are_rgb_and_the_crop_is_where_it_should_be(suffix, reduced):
         corners(crop), ((220, 30, 30), (30, 220, 30), (30, 30, 220), (128,) * 3), strict=True
     ):
         assert np.abs(found - expected).max() < 12
-    mirrored = decode_crop(encode(quarters(), suffix), CentreCrop(1.0, mirror=True), 32, reduced)
-    assert np.array_equal(mirrored, crop[:, ::-1])
+    whole = np.ones(1), np.ones(1), np.zeros(2)
+    plain, mirrored = (
+        decode_crop(encode(quarters(), suffix), RandomCrop(*whole, mirror), 32, reduced)
+        for mirror in (False, True)
+    )
+    assert np.array_equal(mirrored, plain[:, ::-1])
 
 
 def test_reduced_decoding_shows_the_same_crop(monkeypatch):

@@ -31,7 +31,8 @@ QUICK += ["--precision", "float32", "--device", "cpu", "--width", str(NARROW)]
 
 
 def test_the_time_left_is_that_of_all_kinds_of_work() -> None:
-    forecast = Forecast({LATER: 10})
+    forecast = Forecast()
+    forecast.later = {LATER: 10}
     assert forecast.left({STEP: 5}) == ""
     for seconds in (1.0, 3.0):
         forecast.took(STEP, seconds)

@@ -251,7 +251,7 @@ def test_a_pass_is_a_function_of_seed_and_epoch_and_resumes(tmp_path):
     assert not same(read(train, seed=2), whole)
     of_ranks = [read(train, rank=rank, world=3) for rank in range(3)]
     assert same([batches[0] for batches in of_ranks], whole)
-    assert train.batch_count(4) == 3
+    assert len(whole) == 3
     assert len(read(train, limit=5)) == 1
     refused(lambda: train.batches(13, 0, 0), "12 images do not fill 1 x 13")
 

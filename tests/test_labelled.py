@@ -12,14 +12,20 @@ import pytest
 import torch
 from conftest import part_of, refused
 
+from rbsf.datasets.images import mnist
 from rbsf.datasets.images.cifar import CIFAR10, CIFAR100, CIFAR100_COARSE, open_cifar
 from rbsf.datasets.images.labelled import LABELLED, open_labelled
 from rbsf.datasets.images.mnist import open_mnist
 from rbsf.datasets.images.published import verify
 
-COUNTS = {"train": 20, "t10k": 10}
+COUNTS = {"train": 20, "t10k": 10}  # in place of MNIST's own
 SMALL10 = dataclasses.replace(CIFAR10, counts={"train": 100, "test": 20})
 SMALL100 = dataclasses.replace(CIFAR100, counts={"train": 200, "test": 100})
+
+
+@pytest.fixture(autouse=True)
+def small_mnist(monkeypatch):
+    monkeypatch.setattr(mnist, "COUNTS", COUNTS)
 
 
 def idx(array):
@@ -90,7 +96,7 @@ def write_cifar10(folder, binary):
 @pytest.mark.parametrize("place", [".", "raw", "MNIST/raw"])
 def test_mnist_is_found_packed_or_not(tmp_path, place, pack):
     write_mnist(tmp_path / place, pack)
-    train, test = open_mnist(tmp_path, counts=COUNTS)
+    train, test = open_mnist(tmp_path)
     assert train.images.shape == (20, 1, 28, 28)
     assert train.images.dtype == torch.uint8
     assert test.labels.tolist() == list(range(10))
@@ -122,14 +128,14 @@ def change(path, edit):
 def test_a_wrong_idx_file_is_refused_by_name(tmp_path, edit, words):
     path = write_mnist(tmp_path) / "train-images-idx3-ubyte.gz"
     change(path, edit)
-    refused(lambda: open_mnist(tmp_path, counts=COUNTS), path, words)
+    refused(lambda: open_mnist(tmp_path), path, words)
 
 
 @pytest.mark.parametrize("cut", [0.5, 0.01])
 def test_a_cut_gzip_file_is_refused_by_name(tmp_path, cut):
     path = write_mnist(tmp_path) / "train-labels-idx1-ubyte.gz"
     path.write_bytes(path.read_bytes()[: int(len(path.read_bytes()) * cut)])
-    refused(lambda: open_mnist(tmp_path, counts=COUNTS), path)
+    refused(lambda: open_mnist(tmp_path), path)
 
 
 def test_a_flipped_byte_in_a_gzip_file_is_refused_by_name(tmp_path):
@@ -137,17 +143,15 @@ def test_a_flipped_byte_in_a_gzip_file_is_refused_by_name(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
-    refused(lambda: open_mnist(tmp_path, counts=COUNTS), path, "damaged")
+    refused(lambda: open_mnist(tmp_path), path, "damaged")
 
 
 def test_a_digit_above_nine_and_missing_files_are_refused(tmp_path):
     write_mnist(tmp_path)
     change(tmp_path / "train-labels-idx1-ubyte.gz", lambda raw: raw[:-1] + b"\x0a")
-    refused(
-        lambda: open_mnist(tmp_path, counts=COUNTS), "train-labels-idx1-ubyte", "label 10 at 19"
-    )
+    refused(lambda: open_mnist(tmp_path), "train-labels-idx1-ubyte", "label 10 at 19")
     (tmp_path / "train-labels-idx1-ubyte.gz").unlink()
-    refused(lambda: open_mnist(tmp_path, counts=COUNTS), "train-labels-idx1-ubyte.gz is missing")
+    refused(lambda: open_mnist(tmp_path), "train-labels-idx1-ubyte.gz is missing")
     refused(lambda: open_labelled("mnist", tmp_path / "raw"), "no folder")
     (tmp_path / "empty").mkdir()
     refused(lambda: open_labelled("mnist", tmp_path / "empty"), "no train-images-idx3-ubyte")
@@ -281,7 +285,8 @@ def test_unknown_names_are_refused_and_known_ones_listed(tmp_path):
 # ---- the real sets
 
 
-def test_real_mnist_has_its_known_numbers(real_data):
+def test_real_mnist_has_its_known_numbers(real_data, monkeypatch):
+    monkeypatch.undo()  # MNIST has its own counts here
     train, test = open_labelled("mnist", part_of(real_data, "MNIST"), check="strict")
     assert (len(train), len(test)) == (60_000, 10_000)
     expected = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]

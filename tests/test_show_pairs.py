@@ -8,7 +8,7 @@ from test_pairs import dot, flat, store_of
 
 from rbsf.datasets.pairs.mixing import MixConfig
 from rbsf.datasets.pairs.pair_dataset import PairDataset
-from rbsf.tools.show_pairs import draw_pair, main, sheet
+from rbsf.tools.show_pairs import COLUMNS, draw_pair, main, sheet
 
 
 @pytest.fixture
@@ -48,8 +48,9 @@ def test_negatives_have_a_red_frame_and_no_circle():
 
 
 def test_sheet_fills_its_last_row_with_black():
-    picture = sheet([item(False)] * 3, columns=2)
-    assert picture.shape == (2 * 259, 2 * 388, 3)
+    picture = sheet([item(False)] * (COLUMNS + 1))
+    assert picture.shape == (2 * 259, COLUMNS * 388, 3)
+    assert picture[259:, :388].any()
     assert not picture[259:, 388:].any()
 
 

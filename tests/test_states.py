@@ -63,7 +63,7 @@ def test_config_names_what_is_wrong(fields: dict[str, object], fault: str) -> No
 @pytest.mark.parametrize(("width", "height"), [(640, 360), (100, 500), (30, 20)])
 def test_windows_cover_the_frame_and_begin_near_the_place(width: int, height: int) -> None:
     place = np.array([0.8 * width, 0.2 * height])
-    windows = Windows(place, np.array([width, height]), step=100)
+    windows = Windows(place, np.array([width, height]), step=100, reach=np.inf)
     centers = windows.take(1000)
     assert len(centers) == -(-width // 100) * -(-height // 100)
     rows, columns = np.mgrid[:height, :width]
@@ -76,7 +76,7 @@ def test_windows_cover_the_frame_and_begin_near_the_place(width: int, height: in
 
 
 def test_windows_are_taken_in_turn_and_anew() -> None:
-    windows = Windows(np.zeros(2), np.array([300, 100]), step=100)
+    windows = Windows(np.zeros(2), np.array([300, 100]), step=100, reach=np.inf)
     taken = [windows.take(2)[:, 0].tolist() for _ in range(3)]
     assert taken == [[49.5, 149.5], [249.5, 49.5], [149.5, 249.5]]
 

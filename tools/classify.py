@@ -345,7 +345,7 @@ def measure(
 
     best, labels, seconds = [], [], 0.0
     batches = data.batches(batch_size, 0, 0, train=False, limit=subset)
-    count = data.batch_count(batch_size, train=False, limit=subset)
+    count = data.batch_count(batch_size, limit=subset)
     for batch in tqdm(batches, total=count, unit="batch", desc=classifier.name):
         images = images_of(batch)
         start = time.perf_counter()

@@ -47,15 +47,15 @@ def draw_pair(item: Item) -> np.ndarray:
     return np.hstack([left, search])
 
 
-def sheet(items: Sequence[Item], columns: int = COLUMNS) -> np.ndarray:
-    """Pairs in rows of `columns`, left to right: `[H, W, 3]` uint8 RGB."""
+def sheet(items: Sequence[Item]) -> np.ndarray:
+    """Pairs in rows of COLUMNS, left to right: `[H, W, 3]` uint8 RGB."""
     import cv2
     import numpy as np
 
     tiles = [cv2.copyMakeBorder(draw_pair(item), 0, 4, 0, 4, cv2.BORDER_CONSTANT) for item in items]
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
-    starts = range(0, len(tiles), columns)
-    return np.vstack([np.hstack(tiles[start : start + columns]) for start in starts])
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % COLUMNS)
+    starts = range(0, len(tiles), COLUMNS)
+    return np.vstack([np.hstack(tiles[start : start + COLUMNS]) for start in starts])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,9 +12,7 @@ class Windows:
     neighbouring centres. `reach`: most pixels from `place` to a centre, in x and in y.
     """
 
-    def __init__(
-        self, place: np.ndarray, frame: np.ndarray, step: float, reach: float = np.inf
-    ) -> None:
+    def __init__(self, place: np.ndarray, frame: np.ndarray, step: float, reach: float) -> None:
         columns, rows = (_centers(length, step) for length in frame)
         grid = np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2)
         distance = np.abs(grid - place).max(1)

@@ -44,17 +44,15 @@ class Labelled(ABC):
     def describe(self) -> str:
         """Describe the set in a few words."""
 
-    def batch_count(
-        self, batch_size: int, world: int = 1, train: bool = True, limit: int | None = None
-    ) -> int:
-        """Number of batches that one of `world` ranks (evaluation: rank 0) has in an epoch.
+    def batch_count(self, batch_size: int, limit: int | None = None) -> int:
+        """Number of batches of an evaluation by one process.
 
         Raises ValueError for numbers out of range, as `batches` does.
         """
         images = len(self)
         if limit is not None:
             images = min(check_limit(limit), images)
-        return count_batches(images, batch_size, world, train)
+        return count_batches(images, batch_size, train=False)
 
     def batches(
         self,

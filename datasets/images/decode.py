@@ -71,8 +71,8 @@ class CentreCrop:
     """
 
     share: float
-    mirror: bool = False
     ratio: float = 1.0  # width / height
+    mirror = False  # not a field: no centred crop is mirrored
 
     def box(self, width: int, height: int) -> Box:
         """The rectangle, with sides of at least one pixel."""

@@ -28,9 +28,7 @@ PUBLISHED = {
 }
 
 
-def open_mnist(
-    root: Path, check: str = "auto", counts: dict[str, int] = COUNTS
-) -> tuple[ArrayData, ArrayData]:
+def open_mnist(root: Path, check: str = "auto") -> tuple[ArrayData, ArrayData]:
     """Open the training and test images, `[N, 1, 28, 28]`.
 
     For training they are shifted by up to 2 pixels but not mirrored, which would change the digits.
@@ -38,8 +36,8 @@ def open_mnist(
     Raises FileNotFoundError or ValueError, naming the file.
     """
     folder = find_folder(root, FOLDERS, _forms("train-images-idx3-ubyte"))
-    train = _open_split(folder, "train", counts["train"], check)
-    test = _open_split(folder, "t10k", counts["t10k"], check)
+    train = _open_split(folder, "train", COUNTS["train"], check)
+    test = _open_split(folder, "t10k", COUNTS["t10k"], check)
     return train, test
 
 

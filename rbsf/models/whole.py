@@ -88,9 +88,9 @@ class Shift(nn.Module):
 class Slope(nn.Module):
     """PReLU with slopes `[C]` that are multiples of 1/16 from -1 to 1."""
 
-    def __init__(self, channels: int, start: float = 0.25) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.full((channels,), start))
+        self.weight = nn.Parameter(torch.full((channels,), 0.25))
 
     def slopes(self) -> Tensor:
         """The rounded slopes, `[C]`."""

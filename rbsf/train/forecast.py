@@ -27,8 +27,8 @@ class Forecast:
     `later` is the work of a training that follows, such as the student's after the teacher's.
     """
 
-    def __init__(self, later: Work | None = None) -> None:
-        self.later = later or {}
+    def __init__(self) -> None:
+        self.later: Work = {}
         self.seconds: dict[str, float] = {}
         self._counts: dict[str, int] = {}
 

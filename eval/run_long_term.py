@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # run as a file: the checkout is used if nothing is installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from rbsf.system.environment import cores
 from rbsf.system.flags import make_parser
 from rbsf.system.program import check_writable, require, run, seed_number
 from rbsf.system.text import one_line
 from rbsf.tracker.flags import (
     add_constants_flag,
+    add_network_flags,
     add_redetect_flag,
 )
 
@@ -103,6 +105,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     followed = parser.add_argument_group("how targets are followed")
     add_constants_flag(followed)
     add_redetect_flag(followed)
+    add_network_flags(parser)
     return parser.parse_args(argv)
 
 
@@ -143,9 +146,17 @@ def read_trackers(args: argparse.Namespace) -> dict[str, Tracker]:
     from rbsf.eval.report_tables import with_constants
     from rbsf.eval.trackers import check_labels, parse_trackers
 
-    specs = parse_trackers(args.tracker, constants=args.constants, redetect=args.redetect)
+    specs = parse_trackers(
+        args.tracker,
+        precision=args.precision,
+        device=args.device,
+        constants=args.constants,
+        engine=args.engine,
+        redetect=args.redetect,
+    )
     check_labels(spec.label for spec in specs)
-    return {with_constants(spec.label, spec.constants): spec.build() for spec in specs}
+    threads = args.threads or cores()
+    return {with_constants(spec.label, spec.constants): spec.build(threads) for spec in specs}
 
 
 def write_results(out: Path, runs: dict[str, Runs]) -> str:

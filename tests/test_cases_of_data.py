@@ -86,6 +86,8 @@ def test_one_annotation_that_is_no_utf8_fails_alone(
 def test_other_encodings_are_told(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "groundtruth.txt"
     path.write_bytes("1,2,3,4\n".encode(encoding))
+    with pytest.raises(ValueError, match=r"is a folder; give a file"):
+        read_text(tmp_path)
     with pytest.raises(ValueError, match=r"groundtruth\.txt line 1: not UTF-8 text; .*UTF-16"):
         read_text(path)
 

@@ -280,6 +280,12 @@ def test_a_narrow_tracker_and_its_narrow_twin(tmp_path, capsys):
     assert "102,400" in out  # 128 x 32 x 5 x 5 bits
 
 
+@pytest.mark.parametrize("flags", [["--model", "rbsf2"], ["--weights", "rbsf2"]])
+def test_tool_refuses_a_method_that_would_not_count(flags):
+    with pytest.raises(ValueError, match="--method is for classifiers"):
+        main([*flags, "--method", "xnor"])
+
+
 def test_tool_refuses_a_size_that_does_not_suit():
     with pytest.raises(ValueError, match="--size 50 does not suit rbsf"):
         main(["--model", "rbsf", "--size", "50"])

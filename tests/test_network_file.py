@@ -87,12 +87,17 @@ def test_multiples_of_powers_of_two_are_kept_as_bytes(tmp_path: Path) -> None:
     whole[1] = 0
     whole[2, 0, 0, 0] = 127
     weight = whole * np.exp2(np.arange(7, dtype=np.float32) - 9)[:, None, None, None]
-    for values in (weight, weight + np.float32(0.3)):
+    tiny = np.full_like(weight, 1e-44)  # its power of two is too small for a float32
+    for values in (weight, weight + np.float32(0.3), tiny):
         window = {"kernel": 3, "stride": 1, "padding": 0, "groups": 1}
         make.add("conv", "image", tensors={"weight": values, "bias": make.normal(7)}, **window)
     write_packed(path, "tiny", "classifier", make.nodes, {})
     tensors = parts(path)[1]
-    assert [str(tensors[f"conv.{n}.weight"].dtype) for n in (1, 2)] == ["int8", "float32"]
+    assert [str(tensors[f"conv.{n}.weight"].dtype) for n in (1, 2, 3)] == [
+        "int8",
+        "float32",
+        "float32",
+    ]
     for node, read in zip(make.nodes[1:], read_packed(path).nodes[1:], strict=True):
         np.testing.assert_array_equal(read.tensors["weight"], node.tensors["weight"])
         assert read.tensors["weight"].dtype == np.float32

@@ -106,8 +106,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--dataset",
         metavar="NAME",
-        help="Measure on the test set of mnist, cifar10, cifar100, imagenet, tiny-imagenet or"
-        " folder, in place of classing images",
+        help="Measure on the test set of mnist, cifar10, cifar100, cifar100-coarse, imagenet,"
+        " tiny-imagenet or folder, in place of classing images",
     )
     add(
         "--root",

@@ -71,8 +71,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--method",
         choices=tuple(METHODS),
-        default="rbcn",
-        help="Binarize a classifier by this method",
+        help="Binarize a classifier by this method (default: rbcn)",
     )
     add(
         "--size",
@@ -98,11 +97,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def build_pair(model: str, method: str = "rbcn") -> tuple[nn.Module, nn.Module]:
+def build_pair(model: str, method: str | None = None) -> tuple[nn.Module, nn.Module]:
     """Build the 1-bit network `model`, and its float twin."""
     from rbsf.models import TRACKERS, WHOLE, build
 
-    net = build(model) if model in (*TRACKERS, *WHOLE) else build(model, method=method)
+    net = build(model) if model in (*TRACKERS, *WHOLE) else build(model, method=method or "rbcn")
     return net, float_twin(net)
 
 
@@ -253,7 +252,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     require("train")
     from rbsf.cost import count, total
+    from rbsf.models import TRACKERS, WHOLE
 
+    if args.method and (args.weights or args.model in (*TRACKERS, *WHOLE)):
+        raise ValueError("--method is for classifiers that are not trained yet; leave it out")
     own_size = None
     if args.weights:
         net, twin, own_size = load_pair(find_trained(args.weights))

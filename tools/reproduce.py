@@ -30,7 +30,7 @@ from rbsf.eval.passes import add_pass_flags
 from rbsf.shipped import CONFIGS
 from rbsf.system.files import write_atomically
 from rbsf.system.flags import make_parser
-from rbsf.system.program import process_count, require, run
+from rbsf.system.program import process_count, require, run, seed_number
 from rbsf.system.text import encode
 from rbsf.tracker.flags import add_constants_flag
 
@@ -71,7 +71,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--seeds",
-        type=int,
+        type=seed_number,
         nargs="+",
         default=[0],
         metavar="N",

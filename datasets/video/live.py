@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 Frames = Generator[np.ndarray, None, None]
@@ -131,7 +132,7 @@ class _Slot:
                         if not self._put(image):
                             return
                 self._reason = "no frame came"
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, cv2.error) as error:
                 self._reason = f"no frame came: {error}"
                 if not self.count.taken and self._frame is None:
                     self._refused = f"{self.name} {error}"

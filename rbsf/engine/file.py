@@ -98,11 +98,13 @@ def as_bytes(array: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     rows = array.reshape(len(array), -1).astype(np.float64)
     largest = np.abs(rows).max(1)
     needed = np.where(largest > 0, largest, 1) / MAX_BYTE
-    step = np.exp2(np.ceil(np.log2(needed)))
-    whole = rows / step[:, None]
-    if not np.array_equal(whole, np.rint(whole)):
+    step = np.exp2(np.ceil(np.log2(needed))).astype(np.float32)
+    if not step.all():  # too small for a float32
         return None
-    return whole.astype(np.int8).reshape(array.shape), step.astype(np.float32)
+    whole = np.rint(rows / step[:, None])
+    if not np.array_equal(whole * step[:, None], rows):
+        return None
+    return whole.astype(np.int8).reshape(array.shape), step
 
 
 def read_packed(path: str | Path) -> PackedModel:

@@ -8,11 +8,14 @@ from pathlib import Path
 def read_text(path: str | Path) -> str:
     """The text of a file.
 
-    Raises FileNotFoundError, and ValueError that names the file and line if it is not UTF-8. A zero
-    byte also counts as not UTF-8, since UTF-16 without a byte order mark has zero bytes.
+    Raises FileNotFoundError, and ValueError for a folder. If the text is not UTF-8, the ValueError
+    names the line. A zero byte also counts as not UTF-8, since UTF-16 without a byte order mark has
+    zero bytes.
     """
     path = Path(path)
-    if not path.is_file():
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a file")
+    if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     data = path.read_bytes()
     wrong = data.find(b"\0")

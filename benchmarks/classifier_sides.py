@@ -25,6 +25,7 @@ if not __package__:  # run as a file: use this checkout if the project is not in
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.sides import onnx_pixels, onnx_session, write_graphs
+from rbsf.eval.tables import Cell, Table, number
 from rbsf.shipped import CLASSIFIER, find_weights
 from rbsf.system.program import positive_int, run
 from rbsf.tools.classify import check_classes, images_of, packed_input
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 CALIBRATION = 8  # batches of training images that set the ranges of 8 bits
 SLOW = ("scalar", "numpy")  # instruction sets that are left out
-HEADS = ("network", "file, MB", "top-1, %", "images/s")
+HEADS = ["network", "file, MB", "top-1, %", "images/s"]
 
 
 @dataclass
@@ -56,11 +57,11 @@ class Side:
         self.right += int((logits.argmax(1) == labels).sum())
         self.images += len(labels)
 
-    def cells(self) -> tuple[str, str, str]:
+    def cells(self) -> list[Cell]:
         """Size of the file, accuracy and speed."""
         size = self.file.stat().st_size / 1e6
         accuracy, speed = 100 * self.right / self.images, self.images / self.seconds
-        return f"{size:.2f}", f"{accuracy:.2f}", f"{speed:,.0f}"
+        return [number(size, ".2f"), number(accuracy, ".2f"), number(speed, ",.0f")]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -140,10 +141,7 @@ def main(argv: list[str] | None = None) -> None:
             images, labels = images_of(batch), batch["label"].numpy()
             for side in found.values():
                 side.measure(images, labels)
-        print("| " + " | ".join(HEADS) + " |")
-        print("|---" + "|---:" * (len(HEADS) - 1) + "|")
-        for name, side in found.items():
-            print(f"| {name} | {' | '.join(side.cells())} |")
+        print(Table("", HEADS, [[Cell(name), *side.cells()] for name, side in found.items()]))
 
 
 if __name__ == "__main__":

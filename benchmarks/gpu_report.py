@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from rbsf.eval.tables import Cell, Table
 from rbsf.system.environment import environment
 from rbsf.system.files import write_atomically
 from rbsf.system.program import positive_int
@@ -30,9 +31,9 @@ def write_report(
     `data` only goes into `report.json`.
     """
     about = environment() | {"card": card(device), "cuda": torch.version.cuda or ""}
-    lines = ["| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows)]
+    table = Table("", heads, [[Cell(text) for text in row] for row in rows])
     where = f"{about['card'] or about['processor']}, PyTorch {torch.__version__}, {about['date']}"
-    words = [f"## {title}", where, "\n".join(lines), text, f"`{about['command']}`"]
+    words = [f"## {title}", where, str(table), text, f"`{about['command']}`"]
     content = "\n\n".join(word for word in words if word) + "\n"
     write_atomically(folder / "report.md", content.encode())
     found = {"heads": heads, "rows": rows} | data | {"environment": about}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.sides import wake
+from rbsf.eval.tables import Cell, Table, number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,15 +35,15 @@ def layer_table(weights: Path, crops: np.ndarray, rounds: int) -> str:
     convs = [node for node in model.nodes if node.op in ("conv_u8", "conv_bits")]
     binary = sum(len(crops) * products(node) * prod(maps[node.name].shape) for node in convs[1:])
     heads = [f"layers of {len(crops)} crops, ms", *(node.name for node in convs), *HEADS]
-    lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + " |"]
+    rows = []
     for isa, found in times.items():
         each = np.median(found, axis=0)  # [layers]
         spent = each[1:].sum()
         rate = binary / spent * 1000
-        cells = [isa, *(f"{ms:.2f}" for ms in [*each, spent]), f"{rate / 1e12:.2f}"]
-        cells += [f"{rate / alone:.0%}", f"{rate / whole:.0%}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        figures = [number(value, ".2f") for value in (*each, spent, rate / 1e12)]
+        shares = [number(rate / limit, ".0%") for limit in (alone, whole)]
+        rows.append([Cell(isa), *figures, *shares])
+    return f"{Table('', heads, rows)}\n"
 
 
 def _measure(engines: dict, crops: np.ndarray, rounds: int) -> tuple[Times, tuple[float, float]]:

@@ -22,6 +22,7 @@ if not __package__:  # run as a file: use this checkout if the project is not in
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.sides import Timed, medians, onnx_sides
+from rbsf.eval.tables import Cell, Table, number
 from rbsf.system.program import check_writable, positive_int, run
 
 if TYPE_CHECKING:
@@ -135,16 +136,17 @@ def markdown(found: dict[str, dict[int, dict[str, float]]], batch: int) -> str:
     """A table for each network; ratios are to the packed engine's fastest instruction set."""
     parts = []
     for name, runs in found.items():
-        heads = [f"threads: {threads}, ms | x packed" for threads in runs]
-        lines = [f"| {name}, {batch} at a time | " + " | ".join(heads) + " |"]
-        lines.append("|---|" + "---:|" * 2 * len(runs))
+        heads = [f"{name}, {batch} at a time"]
+        for threads in runs:
+            heads += [f"threads: {threads}, ms", "x packed"]
+        rows = []
         for side in next(iter(runs.values())):
-            cells = []
-            for rows in runs.values():
-                packed = next(iter(rows.values()))
-                cells.append(f"{rows[side]:.2f} | {rows[side] / packed:.2f}")
-            lines.append(f"| {side} | " + " | ".join(cells) + " |")
-        parts.append("\n".join(lines))
+            cells = [Cell(side)]
+            for times in runs.values():
+                packed = next(iter(times.values()))
+                cells += [number(times[side], ".2f"), number(times[side] / packed, ".2f")]
+            rows.append(cells)
+        parts.append(str(Table("", heads, rows)))
     return "\n\n".join(parts) + "\n"
 
 

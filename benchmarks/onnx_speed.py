@@ -16,13 +16,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 if not __package__:  # run as a file: use this checkout if the project is not installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.sides import onnx_pixels, onnx_session
 from rbsf.system.program import positive_int, run
 
 Call = Callable[[], np.ndarray]
@@ -39,15 +39,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def session(path: Path) -> Any:
-    """ONNX Runtime on one thread."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-
-
 def calls(weights: Path, folder: Path) -> tuple[Call, Call]:
     """Functions that run a file's network once: in the packed engine, and in ONNX Runtime."""
     from rbsf.engine.run import Engine
@@ -60,18 +51,17 @@ def calls(weights: Path, folder: Path) -> tuple[Call, Call]:
     paths = [folder / f"{number}.onnx" for number in range(len(graphs))]
     for graph, path in zip(graphs, paths, strict=True):
         path.write_bytes(graph.SerializeToString())
-    backbone = session(paths[0])
+    backbone = onnx_session(paths[0], 1)
 
     def features(images: np.ndarray) -> np.ndarray:
-        pixels = images.transpose(0, 3, 1, 2).astype(np.float32)
-        return backbone.run(None, {"image": pixels})[0]
+        return backbone.run(None, {"image": onnx_pixels(images)})[0]
 
     if packed.model == "rbsf2":
         from rbsf.tracker.rbsf2 import PackedNetwork
 
         exemplar = made_up_images((127, 127, 3), 1)
         crop = made_up_images((255, 255, 3), 1)
-        head, template = session(paths[1]), features(exemplar)
+        head, template = onnx_session(paths[1], 1), features(exemplar)
         learned = PackedNetwork(packed).learn(exemplar[0])
         return lambda: learned(crop), lambda: head.run(
             None, {"template": template, "features": features(crop)}

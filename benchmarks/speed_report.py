@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rbsf.eval.tables import Cell, Table, number
+
 TITLES = {"backbones": "backbone, 3 crops of 255 x 255", "updates": "update, per frame"}
 
 
@@ -14,13 +16,19 @@ def markdown(found: dict[str, Any]) -> str:
     for key, title in TITLES.items():
         for threads, rows in found[key].items():
             base = rows["packed RB-SF"] if key == "updates" else next(iter(rows.values()))
-            lines = [f"| {title}, threads: {threads} | ms | x packed |", "|---|---:|---:|"]
-            lines += [f"| {name} | {ms:.2f} | {ms / base:.2f} |" for name, ms in rows.items()]
-            parts.append("\n".join(lines))
+            heads = [f"{title}, threads: {threads}", "ms", "x packed"]
+            cells = [
+                [Cell(name), number(ms, ".2f"), number(ms / base, ".2f")]
+                for name, ms in rows.items()
+            ]
+            parts.append(str(Table("", heads, cells)))
     if found["start"]:
-        lines = ["| a tracking process | start-up, s | peak memory, MB |", "|---|---:|---:|"]
-        lines += [f"| {name} | {s:.2f} | {mb:.0f} |" for name, (s, mb) in found["start"].items()]
-        parts.append("\n".join(lines))
+        heads = ["a tracking process", "start-up, s", "peak memory, MB"]
+        cells = [
+            [Cell(name), number(seconds, ".2f"), number(megabytes, ".0f")]
+            for name, (seconds, megabytes) in found["start"].items()
+        ]
+        parts.append(str(Table("", heads, cells)))
     return "\n\n".join(parts) + "\n"
 
 

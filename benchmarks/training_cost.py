@@ -19,6 +19,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 if not __package__:  # run as a file: use this checkout if the project is not installed
     sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -109,12 +110,7 @@ def measure(tree: Path, flags: list[str], isa: str) -> dict[str, float]:
         raise ValueError(f"{tree}: {done.stderr.strip().splitlines()[-1]}")
     times = json.loads(done.stdout.splitlines()[-1])
     steps = [1000 * (after - before) / BATCH for before, after in itertools.pairwise(times)]
-    return {"step": median(steps[WARM_UP:STEPS]), "norm": median(steps[STEPS:])}
-
-
-def median(values: list[float]) -> float:
-    """The middle one of `values`; 0 if there are none."""
-    return sorted(values)[len(values) // 2] if values else 0.0
+    return {"step": median(steps[WARM_UP:STEPS]), "norm": median(steps[STEPS:] or [0.0])}
 
 
 def flags_of(part: str, root: str, precision: str) -> list[str]:

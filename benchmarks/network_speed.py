@@ -78,7 +78,8 @@ def sides(name: str, args: argparse.Namespace, threads: int, folder: Path) -> di
 
     from rbsf.engine.cpu import available_isas, choose_isa
     from rbsf.engine.run import Engine
-    from rbsf.export.pack import Images, export_classifier
+    from rbsf.export.images import Images
+    from rbsf.export.pack import export_classifier
     from rbsf.models import build
 
     model, options, pixels = NETWORKS[name]

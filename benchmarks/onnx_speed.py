@@ -42,7 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def calls(weights: Path, folder: Path) -> tuple[Call, Call]:
     """Functions that run a file's network once: in the packed engine, and in ONNX Runtime."""
     from rbsf.engine.run import Engine
-    from rbsf.export.compare import made_up_images
+    from rbsf.export.images import made_up_images
     from rbsf.export.onnx import network_graph, search_graphs
     from rbsf.export.pack import packed_weights
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from rbsf.export.pack import Exported
+    from rbsf.export.compare import Exported
 
 Timed = Callable[[], object]
 Inputs = dict[str, "np.ndarray"]  # of a graph, by name

@@ -22,7 +22,7 @@ FUZZ = int(os.environ.get("RBSF_FUZZ", 300))  # files a test damages; `make sani
 
 def write(path: Path, model: PackedModel) -> None:
     """Write `model` as a file."""
-    write_packed(path, model.model, model.task, model.nodes, model.info)
+    write_packed(path, model)
 
 
 def sign(path: Path, metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> None:

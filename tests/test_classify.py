@@ -17,7 +17,7 @@ from torch import nn
 from benchmarks import classifier_sides
 from rbsf.conversion import binarize
 from rbsf.datasets.images.in_memory import ArrayData
-from rbsf.export.compare import torch_logits
+from rbsf.export.images import Images
 from rbsf.export.pack import export_network
 from rbsf.tools import classify
 from rbsf.tools.recipes.classifier import input_of, open_data
@@ -202,7 +202,7 @@ def test_a_network_of_ones_own_classes_images(shape, image_root, tmp_path, capsy
     image = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
     if shape[2] == 1:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
-    logits = torch.from_numpy(torch_logits(net, image[None], mean, std)[0])
+    logits = torch.from_numpy(Images(shape, mean, std).logits(net, image[None])[0])
     for text in shown:
         name, share = text.split()
         expected = 100 * float(logits.softmax(0)[int(name)])

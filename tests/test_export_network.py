@@ -16,9 +16,8 @@ from rbsf.conversion import binarize
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.node import Node
 from rbsf.engine.run import Engine
-from rbsf.export.compare import normalised, torch_logits
+from rbsf.export.images import Images
 from rbsf.export.pack import (
-    Images,
     export_classifier,
     export_float_tracker,
     export_network,
@@ -50,7 +49,7 @@ def settle(net: nn.Module, images: Images) -> nn.Module:
         norm.bias.data.normal_(0, 0.5, generator=generator)
         norm.momentum = 1.0
     with torch.no_grad():
-        net.train()(normalised(noise, images.mean, images.std))
+        net.train()(images.normalised(noise))
     return net.eval()
 
 
@@ -72,7 +71,7 @@ def assert_agrees(
     noise = np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
     export_classifier(net, "net", images).compare(noise).check()
     packed = export_network(net, path, "net", shape, {}, images.mean, images.std)
-    expected = torch_logits(deepcopy(net).double(), noise, images.mean, images.std)
+    expected = images.logits(deepcopy(net).double(), noise)
     for isa in ("auto", "numpy"):
         assert_close(Engine(path, isa=isa)(noise), expected)
     return packed
@@ -475,9 +474,7 @@ def test_whatever_reads_the_pixels_agrees(first, mean) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (4, 14, 12, 3), np.uint8)
     exported = export_classifier(net, "net", images)
     exported.compare(noise).check()
-    assert_close(
-        Engine(exported.packed)(noise), torch_logits(deepcopy(net).double(), noise, [mean], [1.0])
-    )
+    assert_close(Engine(exported.packed)(noise), images.logits(deepcopy(net).double(), noise))
 
 
 # ---- in place
@@ -571,7 +568,7 @@ def assert_onnx_of(net: nn.Module, shape: tuple[int, int, int], path) -> None:
     images = taken(shape)
     noise = np.random.default_rng(0).integers(0, 256, (4, *shape), np.uint8)
     packed = export_classifier(settle(net, images), "net", images).packed
-    assert_onnx_agrees(packed, noise, torch_logits(net, noise, images.mean, images.std), path)
+    assert_onnx_agrees(packed, noise, images.logits(net, noise), path)
 
 
 @pytest.mark.parametrize("method", ["", *METHODS])
@@ -609,7 +606,7 @@ def test_onnx_graphs_of_trackers_agree(model, tmp_path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (4, 127, 119, 3), np.uint8)
     given = export_float_tracker(net, model)
     for exported in [given, *([export_tracker(net, model)] if model != "siamfc" else [])]:
-        expected = torch_logits(exported.net, noise, [0.0], [1.0])
+        expected = exported.images.logits(exported.net, noise)
         assert expected.shape == (4, 256, 6, 5)
         assert_onnx_agrees(exported.packed, noise, expected, tmp_path / "net.onnx")
     assert given.packed.nodes[1].op == "conv"
@@ -619,11 +616,12 @@ def test_onnx_graph_of_planes_at_one_size(tmp_path) -> None:
     """A network that ends in `channels_first` and takes images of one size alone."""
     torch.manual_seed(0)
     net = settle(nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)), Images((9, 7, 3)))
-    packed = export_classifier(net, "net", Images((9, 7, 3))).packed
+    exported = export_classifier(net, "net", Images((9, 7, 3)))
+    packed = exported.packed
     planes = Node("planes", "channels_first", (packed.nodes[-1].name,))
     packed = PackedModel("net", "tracker", (*packed.nodes, planes), {})
     noise = np.random.default_rng(0).integers(0, 256, (2, 9, 7, 3), np.uint8)
-    expected = torch_logits(net, noise, [0.0], [1.0])
+    expected = exported.images.logits(net, noise)
     assert expected.shape == (2, 5, 7, 5)
     assert_onnx_agrees(packed, noise, expected, tmp_path / "net.onnx")
 

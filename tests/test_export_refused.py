@@ -12,7 +12,8 @@ from torch import nn
 
 from rbsf.export import fold, pack
 from rbsf.export.fold import threshold_of_real
-from rbsf.export.pack import Images, export_classifier, export_network
+from rbsf.export.images import Images
+from rbsf.export.pack import export_classifier, export_network
 from rbsf.methods import get_method
 from rbsf.models import build
 

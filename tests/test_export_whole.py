@@ -10,7 +10,8 @@ from test_rbsf2 import SMALL, trained
 from rbsf.engine.cpu import available_isas
 from rbsf.engine.node import Node
 from rbsf.engine.run import Engine
-from rbsf.export.pack import Exported, export_float_tracker
+from rbsf.export.compare import Exported
+from rbsf.export.pack import export_float_tracker
 from rbsf.export.whole import lift_scales
 from rbsf.models import build
 

@@ -55,7 +55,9 @@ def test_metadata_and_tensors_are_as_documented(tmp_path: Path) -> None:
     for _ in range(2):  # both have the same weight
         make.add("conv_bits", bits, tensors=weight, **window)
     make.add("affine", tensors={"scale": np.ones(7, np.float32)})
-    write_packed(tmp_path / "tiny.safetensors", "tiny", "tracker", make.nodes, {"a": 1})
+    write_packed(
+        tmp_path / "tiny.safetensors", PackedModel("tiny", "tracker", tuple(make.nodes), {"a": 1})
+    )
     metadata, tensors = parts(tmp_path / "tiny.safetensors")
     assert {key: metadata[key] for key in ("format", "task", "model", "info")} == {
         "format": "rbsf-graph-1", "task": "tracker", "model": "tiny", "info": '{"a": 1}',
@@ -91,7 +93,7 @@ def test_multiples_of_powers_of_two_are_kept_as_bytes(tmp_path: Path) -> None:
     for values in (weight, weight + np.float32(0.3), tiny):
         window = {"kernel": 3, "stride": 1, "padding": 0, "groups": 1}
         make.add("conv", "image", tensors={"weight": values, "bias": make.normal(7)}, **window)
-    write_packed(path, "tiny", "classifier", make.nodes, {})
+    write_packed(path, PackedModel("tiny", "classifier", tuple(make.nodes), {}))
     tensors = parts(path)[1]
     assert [str(tensors[f"conv.{n}.weight"].dtype) for n in (1, 2, 3)] == [
         "int8",

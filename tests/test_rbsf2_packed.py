@@ -191,7 +191,7 @@ def test_a_pair_of_graphs_in_8_bits_answers_about_the_same(
 
 def changed(files: Path, path: Path, **info: object) -> Path:
     packed = read_packed(files / "net-packed.safetensors")
-    write_packed(path, packed.model, packed.task, packed.nodes, packed.info | info)
+    write_packed(path, replace(packed, info=packed.info | info))
     return path
 
 

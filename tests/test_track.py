@@ -585,7 +585,7 @@ def test_the_instruction_set_is_said(
         (3, 1, 0, 1, 8, 8, False),
         (5, 1, 0, 1, 8, 8, False),
     ]
-    write_packed(Path("rbsf.safetensors"), "rbsf", "tracker", random_model(0, slim).nodes, {})
+    write_packed(Path("rbsf.safetensors"), random_model(0, slim))
     monkeypatch.setenv("RBSF_ISA", "numpy")
     flags = ["--end", "1", "--threads", "1", "--weights", "rbsf.safetensors"]
     assert track(video, START, *flags) == 0

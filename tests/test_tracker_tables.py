@@ -138,7 +138,7 @@ def test_results_that_are_there_make_a_table(flags, otb, tmp_path):
         config = dataclasses.replace(cell.config, seed=seed)
         file = studies.folder_of(config, tmp_path / "out") / config.result_file
         model = random_model(number)
-        write_packed(file, model.model, model.task, model.nodes, model.info)
+        write_packed(file, model)
         specs = (parse_tracker(str(file)),)
         (store,) = Benchmark(test.split, test.root, specs, test.out).stores.values()
         for sequence in test.split.sequences:
@@ -163,7 +163,7 @@ def test_a_network_trained_for_signs_is_tracked_by_signs_and_all_by_given_consta
     for cell in table.cells:
         file = studies.folder_of(cell.config, tmp_path / "out") / cell.config.result_file
         model = random_model(0)
-        write_packed(file, model.model, model.task, model.nodes, model.info)
+        write_packed(file, model)
     tracked = []
     monkeypatch.setattr(Benchmark, "run", lambda benchmark: tracked.extend(benchmark.specs))
     (tmp_path / "own.yaml").write_text("memory_share: 0.25\n")

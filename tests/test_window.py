@@ -344,7 +344,7 @@ def screen() -> Iterator[Screen]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that is quick, and videos."""
     folder = tmp_path_factory.mktemp("shown")
-    write_packed(folder / "rbsf.safetensors", "rbsf", "tracker", random_model(0, SLIM).nodes, {})
+    write_packed(folder / "rbsf.safetensors", random_model(0, SLIM))
     for name, count in (("short", 12), ("long", 900)):
         with VideoWriter(folder / f"{name}.mp4", 25) as writer:
             for number in range(count):

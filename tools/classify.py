@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -218,7 +219,6 @@ def load_torch(path: Path, threads: int) -> Classifier:
     """Load a weights file into PyTorch, in float32."""
     import torch
 
-    from rbsf.export.compare import torch_logits
     from rbsf.export.pack import classifier_input
     from rbsf.weights import load_weights
 
@@ -226,9 +226,7 @@ def load_torch(path: Path, threads: int) -> Classifier:
     net, _, info = load_weights(path)
     found, taken = read_input(path, info), classifier_input(path, info)
     net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Classifier(
-        "PyTorch", lambda images: torch_logits(net, images, taken.mean, taken.std), found
-    )
+    return Classifier("PyTorch", partial(taken.logits, net), found)
 
 
 def load(path: Path, engine: str, threads: int) -> Classifier:

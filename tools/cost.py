@@ -188,7 +188,8 @@ def node_seconds(net: nn.Module, shape: Shape, passes: Passes) -> list[dict[str,
     import numpy as np
 
     from rbsf.engine.run import Engine
-    from rbsf.export.pack import Images, export_classifier, export_search, export_tracker
+    from rbsf.export.images import Images
+    from rbsf.export.pack import export_classifier, export_search, export_tracker
     from rbsf.models import TRACKERS
     from rbsf.models.rbsf2 import RBSF2
 

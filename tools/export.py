@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import nn
 
-    from rbsf.export.pack import Exported
+    from rbsf.export.compare import Exported
     from rbsf.models.rbsf2 import RBSF2
 
 EXAMPLES = """
@@ -110,7 +110,6 @@ def export_packed(weights: Path, out: Path, video: str | None, first_bits: int |
     Raises ValueError for `first_bits` if the network is no tracker of SiamFC's form.
     """
     from rbsf.engine.run import Engine
-    from rbsf.export.compare import torch_logits
     from rbsf.export.first_layer import FIRST_BITS
     from rbsf.export.pack import classifier_input, pack_weights
     from rbsf.models import TRACKERS, WHOLE
@@ -129,12 +128,11 @@ def export_packed(weights: Path, out: Path, video: str | None, first_bits: int |
     print(f"compared with the rounded network in float64, operation by operation: {agreement}")
     engine = Engine(out)
     found = engine(images)
-    taken = exported.images
-    expected = torch_logits(exported.net, images, taken.mean, taken.std)
+    expected = exported.images.logits(exported.net, images)
     difference = describe_difference(found, expected)
     print(f"{engine.isa} engine compared with PyTorch in float32: {difference}")
     if model in TRACKERS:  # the first layer of these was rounded
-        given = torch_logits(net, images, taken.mean, taken.std)
+        given = exported.images.logits(net, images)
         print(f"compared with the given weights: {describe_difference(found, given)}")
     if engine.in_numpy:
         print(f"operations without a kernel, which run in NumPy: {', '.join(engine.in_numpy)}")
@@ -202,12 +200,11 @@ def write_classifier(
     net: nn.Module, exported: Exported, about: dict[str, str], images: np.ndarray, out: Path
 ) -> None:
     """Write the graph of a classifier, and compare it on `images`."""
-    from rbsf.export.compare import torch_logits
     from rbsf.export.onnx import network_graph, run_graph
 
     exported.compare().check()
     write_graph(network_graph(exported.packed), out, about)
-    expected = torch_logits(net, images, exported.images.mean, exported.images.std)
+    expected = exported.images.logits(net, images)
     print(f"logits to PyTorch: {describe_difference(run_graph(out, images), expected)}")
 
 
@@ -219,7 +216,6 @@ def write_siamese(net: nn.Module, exported: Exported, images: np.ndarray, out: P
     import torch
     from torch.nn import functional as F
 
-    from rbsf.export.compare import torch_logits
     from rbsf.export.onnx import head_graph, network_graph, run_graph, run_head
     from rbsf.tools.onnx_about import about_response
 
@@ -228,7 +224,7 @@ def write_siamese(net: nn.Module, exported: Exported, images: np.ndarray, out: P
     graph = network_graph(exported.packed)
     about_backbone, about_head = about_response(exported.packed.model)
     write_graph(graph, backbone, about_backbone)
-    features = torch_logits(net, images)
+    features = exported.images.logits(net, images)
     print(f"features to PyTorch: {describe_difference(run_graph(backbone, images), features)}")
     write_graph(head_graph(graph), head, about_head)
     middle = slice(8, 14)  # cells of the exemplar in the middle of a search region
@@ -245,7 +241,6 @@ def write_rbsf2(net: RBSF2, exported: Exported, images: np.ndarray, out: Path) -
     """
     import torch
 
-    from rbsf.export.compare import torch_logits
     from rbsf.export.onnx import run_graph, run_head, search_graphs
     from rbsf.layers import binary_layers
     from rbsf.models.whole import STEP
@@ -261,8 +256,8 @@ def write_rbsf2(net: RBSF2, exported: Exported, images: np.ndarray, out: Path) -
     start = (SEARCH_SIZE - EXEMPLAR_SIZE) // 2
     middle = slice(start, start + EXEMPLAR_SIZE)
     exemplar = images[:1, middle, middle]
-    template = torch_logits(net.backbone, exemplar)
-    features = torch_logits(net.backbone, images)
+    template = exported.images.logits(net.backbone, exemplar)
+    features = exported.images.logits(net.backbone, images)
     steps = run_graph(backbone, images)
     print(f"features to PyTorch: {describe_difference(steps * STEP, features)}")
     with torch.inference_mode():

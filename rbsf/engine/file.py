@@ -22,7 +22,6 @@ Weights that are whole multiples of a power of two are kept as bytes. They are l
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +44,12 @@ MAX_FILE_BYTES = 64 << 20
 MAX_BYTE = 127
 
 
-def write_packed(
-    path: str | Path, model: str, task: str, nodes: Sequence[Node], info: dict[str, Any]
-) -> PackedModel:
-    """Write a packed file; returns the network that was written.
-
-    `info` may be anything that JSON can hold: architecture, versions, training config, sha256 of
-    the source file. Raises ValueError if the nodes do not form a network, OSError if `path` cannot
-    be written.
-    """
-    packed = PackedModel(model, task, tuple(nodes), info)
+def write_packed(path: str | Path, packed: PackedModel) -> None:
+    """Write a packed file; raises OSError if `path` cannot be written."""
     entries: list[dict[str, Any]] = []
     tensors: dict[str, np.ndarray] = {}
     names: dict[int, str] = {}  # names of the tensors in the file, by the array's id
-    for node in nodes:
+    for node in packed.nodes:
         entry: dict[str, Any] = {"name": node.name, "op": node.op, "inputs": list(node.inputs)}
         entry["attributes"] = node.attributes
         for key, array in _smaller(node.tensors, entry).items():
@@ -68,11 +59,13 @@ def write_packed(
             if name != own:
                 entry.setdefault("shared", {})[key] = name
         entries.append(entry)
-    metadata = {"format": FORMAT, "task": task, "model": model}
-    metadata |= {"layers": json.dumps(entries, separators=(",", ":")), "info": json.dumps(info)}
+    metadata = {"format": FORMAT, "task": packed.task, "model": packed.model}
+    metadata |= {
+        "layers": json.dumps(entries, separators=(",", ":")),
+        "info": json.dumps(packed.info),
+    }
     whole = save(tensors, metadata | {"sha256": digest(metadata, tensors)})
     write_atomically(path, in_order(whole))
-    return packed
 
 
 def _smaller(tensors: dict[str, np.ndarray], entry: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from rbsf.export.pack import Images, export_classifier, packed_form
+from rbsf.export.images import Images
+from rbsf.export.pack import export_classifier, packed_form
 
 
 def check_exportable(network: nn.Module, input_shape: Sequence[int]) -> None:

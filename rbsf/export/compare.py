@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +13,31 @@ from torch import Tensor, fx, nn
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.node import Map
 from rbsf.engine.ops import reference
+from rbsf.export.images import Images, made_up_images
 from rbsf.export.modules import binary_part, distinct, to_numpy
 
 # Largest relative distance from its threshold at which a bit may differ.
 NEAR = 1e-5  # real values, relative to the largest; float32 may round them to the other side
 NEAR_WHOLE = 1e-9  # whole numbers, relative to the channel's largest; compared in float64
 CLOSE = 1e-3  # largest difference allowed for real values, relative to the largest value
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A packed network and its source, the PyTorch network, which is rounded in the same way."""
+
+    net: nn.Module
+    graph: fx.Graph  # the trace of `net`
+    values: dict[str, str]  # the value of `graph` that each node computes
+    packed: PackedModel
+    images: Images
+
+    def compare(self, pixels: np.ndarray | None = None) -> Agreement:
+        """Compare both networks on images uint8 `[N, H, W, C]`, or on made-up ones.
+
+        Raises the errors of `compare`.
+        """
+        return compare(self, made_up_images(self.packed.input_shape) if pixels is None else pixels)
 
 
 @dataclass(frozen=True)
@@ -64,36 +82,29 @@ class Agreement:
 
 
 @torch.inference_mode()
-def compare(
-    net: nn.Module,
-    graph: fx.Graph,
-    values: dict[str, str],
-    packed: PackedModel,
-    images: np.ndarray,
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> Agreement:
-    """Compare on `images`, uint8 `[N, H, W, C]`; mean and std are as in `rbsf.export.trace.trace`.
+def compare(exported: Exported, pixels: np.ndarray) -> Agreement:
+    """Compare a packed network with its source on images uint8 `[N, H, W, C]`.
 
-    `graph` is the trace of `net`; `values` maps nodes of `packed` to the graph values that they
-    compute. The engine's reference computes every operation; its inputs are the network's own
-    values, where these exist. Raises ValueError if `packed` does not take images of this size, or
-    if `graph` does not compute the same as `net`.
+    The engine's reference computes every operation; its inputs are the source's own values, where
+    these exist. Raises ValueError if the packed network does not take images of this size, or if
+    the trace does not compute the same as the source.
     """
-    inputs = normalised(images, mean, std).double()
-    recorder = _Recorder(fx.GraphModule(deepcopy(net).double(), graph))
-    if not torch.allclose(recorder.run(inputs.clone()), deepcopy(net).double()(inputs)):
+    packed = exported.packed
+    inputs = exported.images.normalised(pixels).double()
+    net = deepcopy(exported.net).double()
+    recorder = _Recorder(fx.GraphModule(net, exported.graph))
+    if not torch.allclose(recorder.run(inputs.clone()), deepcopy(net)(inputs)):
         fault = "the network does something that torch.fx does not see"
         raise ValueError(f"no packed form: {fault}, such as writing into a part of a map")
-    maps = packed.maps_for(*images.shape[1:3])
-    known = {packed.nodes[0].name: images}  # inputs: the network's own values where they exist
+    maps = packed.maps_for(*pixels.shape[1:3])
+    known = {packed.nodes[0].name: pixels}  # inputs: the network's own values where they exist
     differences: list[Difference] = []
     for node in packed.nodes[1:]:
         sources, out = [maps[name] for name in node.inputs], maps[node.name]
         found = reference(node, sources, out, [known[name] for name in node.inputs])
         known[node.name] = found
         before = _before_sign(node.name, recorder) if node.op == "sign" else None
-        expected = recorder.values.get(values.get(node.name, ""))
+        expected = recorder.values.get(exported.values.get(node.name, ""))
         if before is not None:
             limit = _largest_rounding(before, sources[0])
             differences.append(_of_bits(node.name, found, before, limit))
@@ -117,42 +128,6 @@ def _in_order_of(out: Map, values: np.ndarray) -> np.ndarray:
     if out.kind == "planes" or values.ndim == 2:
         return values
     return values.transpose(0, 2, 3, 1)
-
-
-def normalised(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """A network's input, float32 `[N, C, H, W]`, made from images uint8 `[N, H, W, C]`."""
-    channels = images.shape[-1:]
-    middle = np.broadcast_to(np.asarray(mean, np.float32), channels)
-    spread = np.broadcast_to(np.asarray(std, np.float32), channels)
-    return torch.from_numpy((images - middle) / spread).permute(0, 3, 1, 2).contiguous()
-
-
-@torch.inference_mode()
-def torch_logits(
-    net: nn.Module,
-    images: np.ndarray,
-    mean: Sequence[float] = (0.0,),
-    std: Sequence[float] = (1.0,),
-) -> np.ndarray:
-    """Logits float32 `[N, classes]` of `net` for images uint8 `[N, H, W, C]`.
-
-    The network computes them in its own dtype.
-    """
-    dtype = next(net.parameters()).dtype
-    return net(normalised(images, mean, std).to(dtype)).float().numpy()
-
-
-def made_up_images(shape: Sequence[int], count: int = 2) -> np.ndarray:
-    """Images uint8 `[count, H, W, C]` for comparisons; every call returns the same ones.
-
-    `shape` is (H, W, C). The images consist of soft shapes and some noise.
-    """
-    rng = np.random.default_rng(0)
-    height, width, channels = shape
-    rows, columns = -(-height // 8), -(-width // 8)
-    coarse = rng.integers(0, 256, (count, rows, columns, channels))
-    soft = coarse.repeat(8, 1).repeat(8, 2)[:, :height, :width]
-    return np.clip(soft + rng.normal(0, 12, soft.shape), 0, 255).astype(np.uint8)
 
 
 class _Recorder(fx.Interpreter):

@@ -12,6 +12,7 @@ from torch import nn
 from rbsf.engine.node import Node, affine_node, spliced
 from rbsf.engine.ops.conv_u8 import pack_whole
 from rbsf.export.fold import INT32, expanded, threshold_of_whole
+from rbsf.export.images import Images
 from rbsf.export.modules import make, to_numpy
 from rbsf.export.rounding import round_weights
 from rbsf.export.trace import IMAGE, Traced, trace
@@ -66,7 +67,7 @@ def quantise_first(net: nn.Module, bits: int = FIRST_BITS) -> None:
     move a sum across the threshold. Raises ValueError as `round_first`.
     """
     check_first_bits(bits)
-    traced = trace(net, (1, 1, 3))
+    traced = trace(net, Images((1, 1, 3)))
     first = _first(traced)
     conv: Any = net.get_submodule(first.name)
     whole, step = _quantise(to_numpy(conv.weight).transpose(0, 2, 3, 1), bits)

@@ -9,61 +9,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import nn
 
 from rbsf.engine.file import write_packed
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.node import Node
-from rbsf.export.compare import Agreement, compare, made_up_images, normalised
+from rbsf.export.compare import Exported
 from rbsf.export.first_layer import FIRST_BITS, pack_first, quantise_first, round_first
 from rbsf.export.fold import fold
+from rbsf.export.images import CROPS, REGIONS, Images, made_up_images
 from rbsf.export.trace import trace
 from rbsf.layers import binary_layers
-from rbsf.models import EXEMPLAR_SIZE, SEARCH_SIZE, TRACKERS, WHOLE
+from rbsf.models import TRACKERS, WHOLE
 from rbsf.models.rbsf2 import RBSF2, Search
 from rbsf.models.whole import STEP
 from rbsf.weights import load_weights
 
-
-@dataclass(frozen=True)
-class Images:
-    """The images that a packed network takes, uint8 `[N, *shape]`.
-
-    The network itself takes (image - mean) / std; mean and std are in units of pixel values.
-    """
-
-    shape: tuple[int, int, int]  # (H, W, C)
-    mean: Sequence[float] = (0.0,)  # one number per channel, or one for all
-    std: Sequence[float] = (1.0,)
-
-
-CROPS = Images((EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3))  # a tracker's input; it may also be larger
 MAX_INPUT = 4096  # largest side of a classifier's images, in pixels
-REGIONS = Images((SEARCH_SIZE, SEARCH_SIZE, 3))  # the input of a tracker with a head
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A packed network and its source, the PyTorch network, which is rounded in the same way."""
-
-    net: nn.Module
-    graph: fx.Graph  # the trace of `net`
-    values: dict[str, str]  # the value of `graph` that each node computes
-    packed: PackedModel
-    images: Images
-
-    def compare(self, images: np.ndarray | None = None) -> Agreement:
-        """Compare both networks on `images`, uint8 `[N, H, W, C]`, or on made-up images."""
-        images = made_up_images(self.packed.input_shape) if images is None else images
-        mean, std = self.images.mean, self.images.std
-        return compare(self.net, self.graph, self.values, self.packed, images, mean, std)
 
 
 def export_network(
@@ -152,7 +120,7 @@ def export_tracker(
         raise ValueError(f"no packed form: the network has no binary convolution; {advice}")
     net = deepcopy(net).eval()
     quantise_first(net, first_bits)
-    traced = round_first(trace(net, CROPS.shape, any_size=True), first_bits)
+    traced = round_first(trace(net, CROPS, any_size=True), first_bits)
     nodes, values = fold(traced)
     nodes = _as_planes(pack_first(nodes, first_bits), "features")
     packed = _checked(model, "tracker", nodes, info)
@@ -162,7 +130,7 @@ def export_tracker(
 def export_float_tracker(net: nn.Module, model: str) -> Exported:
     """A tracker's backbone with real layers in float32; raises the errors of `export_tracker`."""
     net = deepcopy(net).eval()
-    traced = trace(net, CROPS.shape, any_size=True)
+    traced = trace(net, CROPS, any_size=True)
     nodes, values = fold(traced)
     packed = _checked(model, "tracker", _as_planes(nodes, "features"), None)
     return Exported(net, traced.module.graph, values, packed, CROPS)
@@ -175,9 +143,8 @@ def export_search(net: RBSF2, info: dict[str, Any] | None = None) -> Exported:
     `template` gets the target's own template: whole steps `[cells, 1, 1, C]` times
     `template_scale`, see `rbsf.tracker.rbsf2`. Raises the errors of `export_tracker`.
     """
-    crop = made_up_images((EXEMPLAR_SIZE, EXEMPLAR_SIZE, 3), 1)
-    search = Search(net, normalised(crop, (0.0,), (1.0,)))
-    traced = trace(search, REGIONS.shape, any_size=True)
+    search = Search(net, CROPS.normalised(made_up_images(CROPS.shape, 1)))
+    traced = trace(search, REGIONS, any_size=True)
     nodes, values = fold(traced)
     told = (info or {}) | {"template": "head.correlation", "template_scale": STEP * STEP}
     packed = _checked("rbsf2", "tracker", _as_planes(nodes, "maps"), told)
@@ -196,7 +163,7 @@ def export_classifier(
 
     Raises the errors of `export_tracker`.
     """
-    traced = trace(net, images.shape, images.mean, images.std)
+    traced = trace(net, images)
     nodes, values = fold(traced)
     packed = _checked(model, "classifier", nodes, info)
     return Exported(net, traced.module.graph, values, packed, images)
@@ -235,6 +202,5 @@ def _write(exported: Exported, path: str | Path) -> Exported:
         exported.compare().check()
     except ValueError as error:
         raise ValueError(f"{path} was not written: {error}") from None
-    packed = exported.packed
-    write_packed(path, packed.model, packed.task, packed.nodes, packed.info)
+    write_packed(path, exported.packed)
     return exported

@@ -16,6 +16,7 @@ from torch import fx, nn
 from rbsf.engine.node import Node, affine_node, needed
 from rbsf.engine.ops import OPS
 from rbsf.export import modules
+from rbsf.export.images import Images
 from rbsf.export.instead import advice_for
 from rbsf.export.modules import BINARY, SIZES, target_of
 from rbsf.export.places import calling_place, defining_place, failing_place
@@ -37,27 +38,18 @@ class Traced:
     module: fx.GraphModule  # computes the same as the network
 
 
-def trace(
-    net: nn.Module,
-    input_shape: Sequence[int],
-    mean: Sequence[float] = (0.0,),
-    std: Sequence[float] = (1.0,),
-    any_size: bool = False,
-) -> Traced:
-    """The nodes of `net`, which is in eval mode.
+def trace(net: nn.Module, images: Images, any_size: bool = False) -> Traced:
+    """The nodes of `net`, which is in eval mode; with `any_size` the images' shape is an example.
 
-    `input_shape` is (H, W, C) of the uint8 images that the packed network takes; with `any_size` it
-    is an example. `net` takes (image - mean) / std as `[N, C, H, W]`; mean and std are in units of
-    pixel values, one number per channel or one for all. Raises ValueError in one line that names
-    the part without a packed form.
+    Raises ValueError in one line that names the part without a packed form.
     """
     if net.training:
         raise ValueError("no packed form: the network is in training mode; call its eval() first")
-    height, width, channels = (int(n) for n in input_shape)
+    height, width, channels = images.shape
     shape = {"height": height, "width": width, "channels": channels, "any_size": any_size}
     builder = _Builder(net, Node(IMAGE, "input", (), shape))
-    middle = np.broadcast_to(np.asarray(mean, np.float64), (channels,))
-    spread = np.broadcast_to(np.asarray(std, np.float64), (channels,))
+    middle = np.broadcast_to(np.asarray(images.mean, np.float64), (channels,))
+    spread = np.broadcast_to(np.asarray(images.std, np.float64), (channels,))
     if middle.any() or (spread != 1).any():
         tensors = {"scale": 1 / spread, "bias": -middle / spread}
         builder.add("normalise", "affine", [IMAGE], tensors=tensors)

@@ -33,7 +33,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from rbsf.engine.file import kind_of
+from rbsf.engine.file import packed_task
 from rbsf.layers import BinaryConv2d, Term, binary_layers, distinct_signs, make_terms
 from rbsf.models import MODELS, build
 from rbsf.system.files import write_atomically
@@ -218,7 +218,7 @@ def _read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise ValueError(
             f"{path}: not a whole safetensors file ({reason}); copy or train it again"
         ) from None
-    if kind := kind_of(metadata):
+    if kind := packed_task(metadata):
         advice = "give the weights file that it was exported from"
         raise ValueError(f"{path}: a packed {kind}, which runs but does not train; {advice}")
     if metadata.get("format") not in FORMATS or metadata.get("model") not in MODELS:

@@ -19,7 +19,7 @@ from packed_files import (
 from packed_models import SMALL, random_model
 from random_networks import small_network
 
-from rbsf.engine.file import packed_kind, read_packed
+from rbsf.engine.file import read_metadata, read_packed
 from rbsf.engine.run import Engine
 
 
@@ -34,7 +34,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_a_missing_file_is_named(tmp_path: Path, load: Callable[[Path], object]) -> None:
     with pytest.raises(FileNotFoundError, match="no packed file"):
         load(tmp_path / "none.safetensors")
-    assert packed_kind(tmp_path / "none.safetensors") == ""
+    assert read_metadata(tmp_path / "none.safetensors") == {}
 
 
 def test_a_file_that_is_too_large_is_refused(path: Path) -> None:

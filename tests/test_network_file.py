@@ -26,7 +26,7 @@ from packed_files import (
 from random_networks import Maker, random_network, small_network
 from safetensors.numpy import save_file
 
-from rbsf.engine.file import packed_kind, read_packed, write_packed
+from rbsf.engine.file import packed_task, read_metadata, read_packed, write_packed
 from rbsf.engine.graph import PackedModel
 from rbsf.engine.node import Node
 from rbsf.engine.run import Engine
@@ -40,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_what_is_written_is_read(path: Path) -> None:
     assert_holds(path, small_network())
-    assert packed_kind(path) == "classifier"
+    assert packed_task(read_metadata(path)) == "classifier"
     for seed in range(30):
         model = random_network(seed)
         write(path, model)
@@ -118,7 +118,7 @@ def test_multiples_of_powers_of_two_are_kept_as_bytes(tmp_path: Path) -> None:
 def test_other_formats_are_refused(path: Path, form: str, kind: str, advice: str) -> None:
     metadata, tensors = parts(path)
     save_file(tensors, path, metadata | {"format": form})
-    assert packed_kind(path) == kind
+    assert packed_task(read_metadata(path)) == kind
     found = " ".join(form.split())
     assert_refused(path, f"its format is {found}, and this version reads rbsf-graph-1; {advice}")
 
@@ -127,10 +127,10 @@ def test_other_formats_are_refused(path: Path, form: str, kind: str, advice: str
 def test_files_that_are_not_packed_are_refused(path: Path, form: str) -> None:
     metadata, tensors = parts(path)
     save_file(tensors, path, metadata | {"format": form})
-    assert packed_kind(path) == ""
+    assert packed_task(read_metadata(path)) == ""
     assert_refused(path, "no packed network")
     save_file(tensors, path)
-    assert packed_kind(path) == ""
+    assert packed_task(read_metadata(path)) == ""
     assert_refused(path, "no packed network")
 
 

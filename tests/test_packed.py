@@ -25,7 +25,7 @@ from packed_files import (
 from packed_models import SMALL, random_model
 
 from rbsf.engine.cpu import available_isas
-from rbsf.engine.file import packed_kind, read_packed
+from rbsf.engine.file import packed_task, read_metadata, read_packed
 from rbsf.engine.graph import PackedModel, check_nodes
 from rbsf.engine.node import Node
 from rbsf.engine.ops.conv_u8 import pack_whole, unpack_whole
@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_is_written_is_read(path: Path) -> None:
-    assert packed_kind(path) == "tracker"
+    assert packed_task(read_metadata(path)) == "tracker"
     assert_holds(path, TRACKER)
 
 

@@ -155,10 +155,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def load_packed(path: Path, threads: int) -> Classifier:
     """Load a packed file, or pack a weights file; raises as the readers do."""
-    from rbsf.engine.file import packed_kind, read_packed
+    from rbsf.engine.file import packed_task, read_metadata, read_packed
     from rbsf.engine.run import Engine
 
-    if packed_kind(path) == "classifier":
+    if packed_task(read_metadata(path)) == "classifier":
         model = read_packed(path)
     else:
         from rbsf.export.pack import packed_weights
@@ -235,9 +235,9 @@ def load(path: Path, engine: str, threads: int) -> Classifier:
     Raises ValueError for a packed tracker and for a packed file with engine "torch", otherwise as
     the readers do.
     """
-    from rbsf.engine.file import packed_kind
+    from rbsf.engine.file import packed_task, read_metadata
 
-    kind = packed_kind(path)
+    kind = packed_task(read_metadata(path))
     packed = kind == "classifier"
     if kind == "tracker":
         advice = "give weights that rbsf train-classifier wrote"

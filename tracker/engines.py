@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from rbsf.engine.file import packed_kind, read_packed
+from rbsf.engine.file import packed_task, read_metadata, read_packed
 from rbsf.engine.graph import PackedModel
 from rbsf.tracker import ENGINES
 
@@ -51,12 +51,13 @@ def choose_engine(path: str | Path, engine: str = "auto") -> tuple[Path, str]:
     path = Path(path)
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r}: give one of {', '.join(ENGINES)}")
-    if packed_kind(path) == "classifier":
+    task = packed_task(read_metadata(path))
+    if task == "classifier":
         raise ValueError(
             f"{path}: a packed classifier, no tracker;"
             " give a tracker such as weights/rbsf.safetensors"
         )
-    if not is_packed(path):
+    if not task:
         return path, "torch" if engine == "auto" else engine
     if engine == "torch":
         return _trained_form(path), "torch"
@@ -65,7 +66,7 @@ def choose_engine(path: str | Path, engine: str = "auto") -> tuple[Path, str]:
 
 def is_packed(path: str | Path) -> bool:
     """Whether a file holds a packed tracker, according to its header."""
-    return packed_kind(path) == "tracker"
+    return packed_task(read_metadata(path)) == "tracker"
 
 
 def _trained_form(path: Path) -> Path:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
+from rbsf.engine.file import read_metadata
 from rbsf.engine.run import Engine
 from rbsf.system.environment import cores
 from rbsf.system.text import one_line
@@ -46,12 +46,7 @@ def kind_of(path: str | Path) -> Kind:
 
     All models but RB-SF 2 give features, which RESPONSES compares.
     """
-    try:
-        with safe_open(path, "numpy") as file:
-            model = (file.metadata() or {}).get("model")
-    except (OSError, SafetensorError):  # loading the file reports the error
-        return RESPONSES
-    return BOXES if model == "rbsf2" else RESPONSES
+    return BOXES if read_metadata(path).get("model") == "rbsf2" else RESPONSES
 
 
 def constants_of(path: str | Path) -> type[Constants]:

@@ -116,7 +116,7 @@ def read_packed(path: str | Path) -> PackedModel:
     _check_metadata(metadata, tensors, path)
     entries = _read_json(metadata, "layers", list, path)
     info = _read_json(metadata, "info", dict, path)
-    task = kind_of(metadata)
+    task = packed_task(metadata)
     try:
         nodes = _nodes(entries, tensors)
         if task not in TASKS:
@@ -150,20 +150,17 @@ def _family(form: str) -> str:
     return form.rpartition("-")[0]
 
 
-def packed_kind(path: str | Path) -> str:
-    """The task of a packed file according to its header, one of TASKS.
-
-    It is empty if `path` is not a packed file.
-    """
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata in a file's header; empty if the file is missing or no safetensors file."""
     try:
         with safe_open(path, "numpy") as file:
-            return kind_of(file.metadata() or {})
+            return file.metadata() or {}
     except (OSError, SafetensorError):  # loading the file reports the error
-        return ""
+        return {}
 
 
-def kind_of(metadata: dict[str, str]) -> str:
-    """As `packed_kind`, for the metadata of a file."""
+def packed_task(metadata: dict[str, str]) -> str:
+    """The task of a packed file, one of TASKS; empty for the metadata of another file."""
     family = _family(metadata.get("format", ""))
     return metadata.get("task", "") if family == FAMILY else OLD_TASKS.get(family, "")
 

@@ -19,6 +19,7 @@ from rbsf.tracker.anchor_free import (
     AnchorFreeConfig,
     Answer,
     _mean_middle,
+    _steadied,
 )
 from rbsf.tracker.teachers.pair import read_pair
 
@@ -71,10 +72,31 @@ def test_a_target_that_stands_still_stays() -> None:
 
 
 def test_a_target_that_moves_is_followed() -> None:
-    result = start(Always(offset=(32, -16), size=(63.5, 63.5)), window_influence=0).update(FRAME)
+    network = Always(offset=(32, -16), size=(63.5, 63.5))
+    result = start(network, window_influence=0, steadiness=0).update(FRAME)
     np.testing.assert_allclose(
         result.box, [100 + 32 * 120 / 127, 80 - 16 * 120 / 127, 60, 60], atol=1e-6
     )
+
+
+def test_of_a_small_step_less_is_shown_than_of_a_large_one() -> None:
+    shown, found, size = np.array([5.0, 7.0]), np.array([8.0, 11.0]), np.array([20.0, 5.0])
+    length = 5 / 10  # in box sizes
+    share = length / (length + 0.1)
+    np.testing.assert_allclose(_steadied(shown, found, size, 0.1), [5 + 3 * share, 7 + 4 * share])
+    np.testing.assert_allclose(_steadied(shown, found, size, 0.0), found)
+    np.testing.assert_allclose(_steadied(shown, shown, size, 0.0), shown)
+
+
+def test_a_moving_box_lags_by_less_than_the_steadiness_and_the_search_does_not() -> None:
+    steady, plain = (
+        start(Always(offset=(6, 0), size=(63.5, 63.5)), window_influence=0, steadiness=steadiness)
+        for steadiness in (0.1, 0.0)
+    )
+    for _ in range(8):
+        lag = plain.update(FRAME).box[0] - steady.update(FRAME).box[0]
+        assert 1 < lag < 0.1 * 60
+        assert steady._target.center[0] == plain._target.center[0]
 
 
 def test_a_size_is_taken_over_in_part() -> None:

@@ -109,9 +109,10 @@ def test_boxes_of_rbsf2_are_those_of_the_packed_engine(
 
 def test_a_file_older_than_means_of_middles_tracks_without_them(folder: Path) -> None:
     packed = load_network(folder / "net.safetensors", engine="packed", threads=1)
-    other = AnchorFree(packed, AnchorFreeConfig(redetect="off", middle_reach=0.0, faint_score=0.0))
+    before = AnchorFreeConfig(redetect="off", middle_reach=0.0, steadiness=0.0, faint_score=0.0)
+    other = AnchorFree(packed, before)
     tracker = open_tracker(folder / "net_backbone.onnx", folder / "net_head.onnx")
-    del tracker.constants["middle_reach"]
+    del tracker.constants["middle_reach"], tracker.constants["steadiness"]
     tracker.constants["faint_score"] = 0.0
     tracker.init(FRAMES[0], BOX)
     other.init(FRAMES[0], BOX)

@@ -74,6 +74,7 @@ RANGES: dict[type[Constants], dict[str, BaseDistribution]] = {
         "size_rate": FloatDistribution(0.02, 0.9),
         "size_correction": SHARE,
         "middle_reach": FloatDistribution(0.0, 0.5),
+        "steadiness": FloatDistribution(0.0, 0.2),
         "score_shift": FloatDistribution(0.0, 6.0),
         **OF_STATES,
     },

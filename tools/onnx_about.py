@@ -41,6 +41,7 @@ HEAD = (
     "size_rate",
     "size_correction",
     "middle_reach",
+    "steadiness",
     "score_shift",
     "sure_score",
     "faint_score",

@@ -95,6 +95,7 @@ class Tracker:
         x, y, w, h = _inside(box, image)
         self.frame = np.array([image.shape[1], image.shape[0]])  # (width, height)
         self.center, self.size = np.array([x + (w - 1) / 2, y + (h - 1) / 2]), np.array([w, h])
+        self.shown = self.center  # the middle of the box that was returned
         self.fill = cv2.mean(image)[:3]  # the colour outside of the image
         side = crop_side(self.size, self.context)
         crop = self.crop(image, side, self.network.exemplar_size)
@@ -106,7 +107,16 @@ class Tracker:
             width, height = self.frame
             raise ValueError(f"the image is {image.shape}; expected {height} x {width} x 3")
         score = self.follow(image)
-        return np.array([*(self.center - (self.size - 1) / 2), *self.size]), score
+        self.shown = self.steadied()
+        return np.array([*(self.shown - (self.size - 1) / 2), *self.size]), score
+
+    def steadied(self) -> np.ndarray:
+        """The middle (x, y) of the next box: of a step of d box sizes, d / (d + steadiness)."""
+        step = self.center - self.shown
+        length = math.hypot(*step) / math.sqrt(self.size.prod())
+        if not length:
+            return self.center
+        return self.shown + step * length / (length + self.constants.get("steadiness", 0.0))
 
     def follow(self, image: np.ndarray) -> float:
         """Set `center` and `size` by the next image, and return the score."""

@@ -19,6 +19,7 @@ from rbsf.tracker.geometry import (
     EXEMPLAR_SIZE,
     SEARCH_SIZE,
     box_around,
+    box_center,
     exemplar_side,
     exemplar_sides,
 )
@@ -30,7 +31,14 @@ MOST_SHIFT = 30.0  # largest shift of a logit; with far larger ones a score woul
 SMALLEST = 10.0  # least width and height of a target, in pixels of the image
 MOST_CORRECTION = 2.0  # largest factor that corrects a width or height
 TINY = 1e-12  # replaces a sum of 0
-SHARES = ("window_influence", "change_penalty", "size_rate", "size_correction", "middle_reach")
+SHARES = (
+    "window_influence",
+    "change_penalty",
+    "size_rate",
+    "size_correction",
+    "middle_reach",
+    "steadiness",
+)
 
 
 class Answer(NamedTuple):
@@ -65,6 +73,9 @@ class AnchorFreeConfig(StateConfig):
     size_rate: float = 0.1  # weight of the new size if the probability is 1
     size_correction: float = 0.5  # share of the first frame's error that all sizes are corrected by
     middle_reach: float = 0.25  # boxes with middles so near, in box sizes, are averaged; 0: none
+    steadiness: float = (
+        0.03  # box sizes by which the box shown lags behind at most; see `_steadied`
+    )
     score_shift: float = 4.0  # subtracted from the logit to give the score
 
     def __post_init__(self) -> None:
@@ -85,6 +96,7 @@ AS_PUBLISHED = AnchorFreeConfig(
     size_rate=0.348,
     size_correction=0.0,
     middle_reach=0.0,
+    steadiness=0.0,
     score_shift=0.0,
     sure_score=0,
     lost_score=0.3,
@@ -112,7 +124,8 @@ class AnchorFree(Follower):
     frame, and the error found there corrects all sizes.
 
     The box's middle is a mean over positions, see `_mean_middle`. The middle that one position
-    finds would tremble, because the best position changes from frame to frame.
+    finds would tremble, because the best position changes from frame to frame. The box shown is
+    steadied besides, see `_steadied`; the search goes on from the middle that was found.
     """
 
     name = "RB-SF 2"
@@ -151,7 +164,9 @@ class AnchorFree(Follower):
         target.move(seen.offset)
 
     def _own_box(self) -> np.ndarray:
-        return box_around(self._target.center, self._target.size)
+        target = self._target
+        middle = _steadied(box_center(self.box), target.center, target.size, self.config.steadiness)
+        return box_around(middle, target.size)
 
     def _choose(self, answer: Answer, window_share: float) -> Sighting:
         """Choose the best position."""
@@ -208,6 +223,22 @@ def _mean_middle(answer: Answer, row: int, column: int, reach: np.ndarray) -> np
     if weights[row, column] < TINY:  # too small for a mean
         return best
     return (middles * weights).sum((1, 2)) / weights.sum()
+
+
+def _steadied(
+    shown: np.ndarray, found: np.ndarray, size: np.ndarray, steadiness: float
+) -> np.ndarray:
+    """The middle (x, y) to show next, between the one `shown` last and the one `found`.
+
+    Small steps are mostly noise and large ones are not. So the share of a step that is shown grows
+    with its length d, in box sizes: d / (d + steadiness). This is a One Euro filter (Casiez et al.,
+    CHI 2012) without its smallest cutoff. The middle shown lags by less than `steadiness`.
+    """
+    step = found - shown
+    length = math.hypot(*step) / math.sqrt(size.prod())
+    if not length:
+        return found
+    return shown + step * (length / (length + steadiness))
 
 
 def _size_error(answer: Answer, true: np.ndarray) -> np.ndarray:

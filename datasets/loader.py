@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from rbsf.datasets.workers import start_worker
+
+
+class _Loader(DataLoader[Any]):
+    """A loader whose processes never see Ctrl-C, which is for the parent process.
+
+    They inherit the block while they start. A Ctrl-C of that time reaches the parent afterwards.
+    """
+
+    def __iter__(self) -> Any:
+        if not hasattr(signal, "pthread_sigmask"):  # on Windows
+            return super().__iter__()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def open_loader(dataset: Dataset[Any], batches: Any, workers: int, **more: Any) -> DataLoader[Any]:
@@ -18,7 +35,7 @@ def open_loader(dataset: Dataset[Any], batches: Any, workers: int, **more: Any) 
     """
     if workers < 0:
         raise ValueError(f"workers is {workers}; give 0 or more")
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,

@@ -21,6 +21,7 @@ from rbsf.tracker.anchor_free import (
     _mean_middle,
     _steadied,
 )
+from rbsf.tracker.siamfc import SiamFC, TrackerConfig
 from rbsf.tracker.teachers.pair import read_pair
 
 FRAME = np.full((240, 320, 3), 90, np.uint8)
@@ -175,6 +176,17 @@ def test_a_frame_of_another_size_is_the_same_view() -> None:
     tracker = start(Always(size=(63.5, 63.5)))
     result = tracker.update(np.full((480, 640, 3), 90, np.uint8))
     np.testing.assert_allclose(result.box[2:], [120, 120], atol=1e-6)
+
+
+def test_networks_and_constants_of_the_other_tracker_are_refused() -> None:
+    with pytest.raises(ValueError, match="gives features, no boxes; give it to SiamFC"):
+        AnchorFree(lambda crops: crops)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="constants are a TrackerConfig; give AnchorFreeConfig"):
+        AnchorFree(Always(), TrackerConfig())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="gives boxes, no features; give it to AnchorFree"):
+        SiamFC(Always())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="constants are a AnchorFreeConfig; give TrackerConfig"):
+        SiamFC(lambda crops: crops, AnchorFreeConfig())  # type: ignore[arg-type,return-value]
 
 
 def test_what_a_user_can_do_wrong() -> None:

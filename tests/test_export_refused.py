@@ -147,3 +147,18 @@ def test_a_step_of_float32_is_no_difference(tmp_path, monkeypatch) -> None:
         small_net(), tmp_path / "net.safetensors", "net", images.shape, {}, images.mean, images.std
     )
     assert (tmp_path / "net.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("images", "fault"),
+    [
+        ({"mean": [1.0, 2.0]}, "mean is .*; give one number, or one for each of 3 channels"),
+        ({"std": [0.0]}, "std is .*; give finite numbers above 0"),
+        ({"std": [1.0, float("nan"), 1.0]}, "std is .*; give finite numbers above 0"),
+        ({"mean": [float("inf")]}, "mean is .*; give finite numbers"),
+    ],
+)
+def test_a_mean_or_deviation_that_does_not_suit_is_named(images, fault, tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).eval()
+    with pytest.raises(ValueError, match=fault):
+        export_network(net, tmp_path / "net.safetensors", "net", (6, 6, 3), **images)

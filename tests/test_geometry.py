@@ -59,6 +59,8 @@ def test_the_center_of_a_crop_is_that_of_the_target():
     [
         ([1, 2, 3], "has 3 numbers; give four: x,y,w,h"),
         ([1, 2, float("nan"), 4], "not finite"),
+        ("1,2,3,4", "give four numbers x,y,w,h"),
+        (None, "box is None"),
         ([1, 2, 0, 4], "has no area"),
         ([1, 2, 5, -4], "has no area"),
         ([100, 2, 5, 5], "lies outside the 100x50 frame"),

@@ -163,7 +163,8 @@ def test_a_copy_of_the_program_writes_boxes(folder: Path, tmp_path: Path) -> Non
         ({"--head": "other.onnx"}, "are not of one tracker"),
         ({"--init": "1,2,0,4"}, "give x,y,w,h in pixels, with w and h above 0"),
         ({"--init": "900,2,5,4"}, "less than a pixel of it is in the image"),
-        ({"--init": "a,2,5,4"}, "could not convert"),
+        ({"--init": "a,2,5,4"}, "--init a,2,5,4: give X,Y,W,H in pixels"),
+        ({"--boxes": "text.onnx", "--head": "text.onnx"}, "--boxes text.onnx: this file is read"),
         ({"--video": "text.onnx"}, "OpenCV reads no image from it"),
     ],
 )

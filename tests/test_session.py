@@ -74,7 +74,7 @@ def test_mistakes_of_a_user_are_named(session: Session) -> None:
     with pytest.raises(ValueError, match="has no area"):
         session.add((1, 1, 0, 5))
     assert session.add(BOX) == 1  # the refused box has no number
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="there is no target "):
         session.drop(7)
     session.add((-5, 10, 20, 20))
     assert "clipped" in session.notes[0]

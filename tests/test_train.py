@@ -503,3 +503,11 @@ def test_the_benchmark_of_training_speed_prints_a_ratio(store, teacher, tmp_path
     done = subprocess.run([*program, *flags], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert re.search(r"ratio +\d+\.\d", done.stdout)
+
+
+def test_a_missing_teacher_is_told_before_data_are_made(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights file"):
+        main(["--teacher", str(tmp_path / "none.pth"), "--out", str(tmp_path / "run")])
+    assert [path.name for path in (tmp_path / "run").iterdir() if path.name[0] != "."] == [
+        "config.yaml"
+    ]

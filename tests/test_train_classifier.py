@@ -317,6 +317,37 @@ def test_a_validation_in_which_a_training_was_killed_is_made_up_for(
     assert sum(bool(row["val_top1"]) for row in rows_of(tmp_path / "run" / "log.csv")) == 2
 
 
+def test_a_signal_ends_a_validation_at_once_and_it_is_made_up_for(
+    image_root, float_resnet, tmp_path, monkeypatch
+):
+    out, before = tmp_path / "run", Loop._validate
+
+    def signalled(self):
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("the validation goes on")
+
+    monkeypatch.setattr(Loop, "_validate", signalled)
+    assert run_main(image_root, float_resnet, out) == 128 + signal.SIGTERM
+    monkeypatch.setattr(Loop, "_validate", before)
+    assert main(["--resume", "--out", str(out)]) == 0
+    assert sum(bool(row["val_top1"]) for row in rows_of(out / "log.csv")) == 2
+
+
+def test_settings_of_earlier_versions_that_had_no_effect_are_passed_over(
+    image_root, float_resnet, tmp_path
+):
+    out = tmp_path / "run"
+    run_main(image_root, float_resnet, out)
+    path = out / "config.yaml"
+    count, rest = path.read_text().split(" ", 2)[1:]
+    lines = f"{rest}hidden_share: 0.0\n"
+    path.write_text(f"# {int(count) + 1} {lines}")
+    assert main(["--resume", "--out", str(out)]) == 0
+    path.write_text(f"# {int(count) + 1} {lines.replace('hidden_share: 0.0', 'hidden_share: 0.1')}")
+    with pytest.raises(ValueError, match=r"unknown setting 'hidden_share'.*; start anew without"):
+        main(["--resume", "--out", str(out)])
+
+
 def test_a_float_network_has_no_teacher():
     with pytest.raises(ValueError, match=r"--teacher a\.safetensors: a float network has none"):
         read_config(["--method", "float", "--teacher", "a.safetensors"])

@@ -60,7 +60,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser, first = make_parser(__doc__, EXAMPLES)
     add = first.add_argument
-    add("--model", choices=tuple(SIZES), default="rbsf", help="Count this network")
+    add("--model", choices=tuple(SIZES), help="Count this network (default: rbsf)")
     add(
         "--weights",
         type=Path,
@@ -255,13 +255,16 @@ def main(argv: list[str] | None = None) -> None:
     from rbsf.cost import count, total
     from rbsf.models import TRACKERS, WHOLE
 
-    if args.method and (args.weights or args.model in (*TRACKERS, *WHOLE)):
+    if args.weights and args.model:
+        raise ValueError("--weights and --model: give one of the two")
+    chosen = args.model or "rbsf"
+    if args.method and (args.weights or chosen in (*TRACKERS, *WHOLE)):
         raise ValueError("--method is for classifiers that are not trained yet; leave it out")
     own_size = None
     if args.weights:
         net, twin, own_size = load_pair(find_trained(args.weights))
     else:
-        net, twin = build_pair(args.model, args.method)
+        net, twin = build_pair(chosen, args.method)
     model = str(net.model_name)
     size = args.size or own_size or SIZES[model]
     if size > MAX_SIZE:

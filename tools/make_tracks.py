@@ -29,7 +29,7 @@ from rbsf.system.files import remove_left_over, write_atomically
 from rbsf.system.flags import make_parser
 from rbsf.system.lock import locked
 from rbsf.system.program import positive_int, run, seed_number
-from rbsf.system.text import listed, read_text
+from rbsf.system.text import listed, one_line, read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -191,6 +191,14 @@ def state_of(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
+def _differences(before: Any, now: dict[str, Any]) -> str:
+    """What an earlier run had where `now` has another value."""
+    if not isinstance(before, dict):
+        return one_line(before, 200)
+    other = {name: before.get(name) for name, value in now.items() if before.get(name) != value}
+    return one_line(", ".join(f"{name} {value}" for name, value in other.items()), 200)
+
+
 def finished_files(
     out: Path, settings: dict[str, Any], paths: Sequence[Path]
 ) -> dict[str, Finished]:
@@ -212,7 +220,10 @@ def finished_files(
     except DAMAGE:
         raise ValueError(foreign) from None
     if others != settings:
-        raise ValueError(f"--out {out} has targets of {str(others)[:200]}; give an empty folder")
+        raise ValueError(
+            f"--out {out} has targets of other settings: {_differences(others, settings)};"
+            " give these, or an empty folder"
+        )
     there = {path.name: path for path in paths}
     if gone := sorted(done.keys() - there.keys()):
         fault = f"has targets of {listed(gone)}, not in --videos"

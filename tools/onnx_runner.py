@@ -395,9 +395,25 @@ def rows(tracker: Tracker, images: Iterator[np.ndarray], box: Sequence[float]) -
         yield f"{number}," + ",".join(f"{value:.3f}" for value in (*found, score))
 
 
+def read_box(text: str) -> list[float]:
+    """The numbers of --init; raises ValueError that names the flag."""
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--init {text}: give X,Y,W,H in pixels") from None
+
+
+def check_output(path: Path, inputs: Sequence[str]) -> None:
+    """Raise ValueError if --boxes would replace one of the files that are read."""
+    for name in inputs:
+        if path.exists() and Path(name).exists() and path.samefile(name):
+            raise ValueError(f"--boxes {path}: this file is read; give another name")
+
+
 def write_lines(path: Path, lines: Iterator[str]) -> None:
     """Write lines as they come to PATH.part, which becomes PATH at the end, also after an error."""
     part = path.with_name(f"{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with part.open("w", buffering=1) as file:  # each line is written at once
             file.writelines(f"{line}\n" for line in lines)
@@ -420,7 +436,9 @@ def main(argv: list[str] | None = None) -> None:
     add("--boxes", type=Path, metavar="PATH", help="CSV to write (default: print the boxes)")
     args = parser.parse_args(argv)
     try:
-        box = [float(number) for number in args.init.split(",")]
+        box = read_box(args.init)
+        if args.boxes:
+            check_output(args.boxes, (args.video, args.backbone, args.head))
         tracker = open_tracker(args.backbone, args.head, args.threads)
         lines = rows(tracker, frames(args.video), box)
         if args.boxes is None:

@@ -131,7 +131,11 @@ class AnchorFree(Follower):
     name = "RB-SF 2"
 
     def __init__(self, network: Network, config: AnchorFreeConfig | None = None) -> None:
+        if not hasattr(network, "learn"):
+            raise ValueError("this network gives features, no boxes; give it to SiamFC")
         self.network, self.config = network, config or AnchorFreeConfig()
+        if not isinstance(self.config, AnchorFreeConfig):
+            raise ValueError(f"constants are a {type(config).__name__}; give AnchorFreeConfig")
         self._template: Any = None
         self._correction = np.ones(2)  # factors of the widths and heights that the network finds
 

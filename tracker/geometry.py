@@ -107,7 +107,12 @@ def check_box(
     None. Raises ValueError that names the fault for a box that is not four finite numbers, has no
     area, lies outside the frame, or is less than one pixel wide or high inside it.
     """
-    values = np.asarray(box, dtype=np.float64).ravel()
+    try:
+        values = np.asarray(box, dtype=np.float64).ravel()
+    except (TypeError, ValueError):
+        raise ValueError(f"box {box!r}: give four numbers x,y,w,h in pixels") from None
+    if box is None:
+        raise ValueError("box is None; give four numbers x,y,w,h in pixels")
     _check_numbers(values)
     text = _numbers(values)
     frame = f"{width}x{height} frame"

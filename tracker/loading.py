@@ -13,6 +13,7 @@ import numpy as np
 
 from rbsf.engine.file import read_metadata
 from rbsf.engine.run import Engine
+from rbsf.shipped import find_weights, shipped_trackers
 from rbsf.system.environment import cores
 from rbsf.system.text import one_line
 from rbsf.tracker.anchor_free import AnchorFree, AnchorFreeConfig, Network
@@ -63,12 +64,16 @@ def load_network(
 ) -> Backbone | Network:
     """Load the network of a tracker, and try it on empty crops.
 
-    `engine`: see `rbsf.tracker.engines.choose_engine`. `threads`: CPU threads of the network, and
-    of OpenCV and PyTorch in this process; None uses all cores. `precision` only affects PyTorch; if
-    the packed engine runs, a line on stderr says so. Raises FileNotFoundError for a missing file;
-    ValueError for a broken file, another network's weights, or an engine, device or precision that
-    is not available.
+    `path` may be the name of shipped weights. `engine`: see `rbsf.tracker.engines.choose_engine`.
+    `threads`: CPU threads of the network, and of OpenCV and PyTorch in this process; None uses all
+    cores. `precision` only affects PyTorch; if the packed engine runs, a line on stderr says so.
+    Raises FileNotFoundError for a missing file; ValueError for a broken file, another network's
+    weights, or an engine, device or precision that is not available.
     """
+    path = find_weights(path)
+    if not path.is_file():
+        names = ", ".join(shipped_trackers())
+        raise FileNotFoundError(f"no weights file {path}; give one, or a shipped one: {names}")
     kind = kind_of(path)
     path, engine = choose_engine(path, engine)
     if threads is not None:

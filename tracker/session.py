@@ -73,7 +73,7 @@ class Session:
 
         Raises KeyError if no target has that number; other errors are those of `add`.
         """
-        tracker = self._trackers[number]
+        tracker = self._tracker(number)
         self._learn(tracker, box)
         self.results[number] = Result(tracker.box, 1.0)
 
@@ -82,12 +82,19 @@ class Session:
 
         Raises KeyError if no target has that number.
         """
-        return self._trackers[number].response
+        return self._tracker(number).response
 
     def drop(self, number: int) -> None:
         """Stop following a target; raises KeyError if no target has that number."""
+        self._tracker(number)
         del self._trackers[number]
         self.results.pop(number, None)
+
+    def _tracker(self, number: int) -> SiamFC | AnchorFree:
+        if number not in self._trackers:
+            there = ", ".join(map(str, self._trackers)) or "none"
+            raise KeyError(f"there is no target {number}; there are: {there}")
+        return self._trackers[number]
 
     def _learn(self, tracker: SiamFC | AnchorFree, box: Box) -> None:
         if self._frame is None:

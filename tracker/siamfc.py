@@ -123,8 +123,12 @@ class SiamFC(Follower):
     name = "RB-SF"
 
     def __init__(self, backbone: Backbone, config: TrackerConfig | None = None) -> None:
+        if not callable(backbone):
+            raise ValueError("this network gives boxes, no features; give it to AnchorFree")
         self.backbone = backbone
         self.config = config or TrackerConfig()
+        if not isinstance(self.config, TrackerConfig):
+            raise ValueError(f"constants are a {type(config).__name__}; give TrackerConfig")
         half = self.config.scales // 2
         self._steps = self.config.scale_step ** np.arange(-half, half + 1)
         self._model: _Model | None = None

@@ -23,6 +23,17 @@ class Images:
     mean: Sequence[float] = (0.0,)  # one number per channel, or one for all
     std: Sequence[float] = (1.0,)
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a mean or a deviation that does not suit the channels."""
+        for name, least in (("mean", -np.inf), ("std", 0.0)):
+            values = np.asarray(getattr(self, name), np.float64)
+            if values.shape not in ((1,), self.shape[2:]):
+                count = f"one number, or one for each of {self.shape[2]} channels"
+                raise ValueError(f"{name} is {getattr(self, name)}; give {count}")
+            if not np.isfinite(values).all() or values.min() <= least:
+                above = " above 0" if name == "std" else ""
+                raise ValueError(f"{name} is {getattr(self, name)}; give finite numbers{above}")
+
     def normalised(self, pixels: np.ndarray) -> Tensor:
         """The input of the network in PyTorch, float32 `[N, C, H, W]`, for uint8 `[N, H, W, C]`."""
         channels = pixels.shape[-1:]

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal came within `StopRequest.at_once`."""
 
 
 class StopRequest:
@@ -14,7 +20,7 @@ class StopRequest:
     """
 
     def __enter__(self) -> StopRequest:
-        self.signum = 0
+        self.signum, self._breaks = 0, False
         self._old = {signum: signal.signal(signum, self._note) for signum in _signals()}
         return self
 
@@ -25,6 +31,22 @@ class StopRequest:
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         self.signum = signum
         signal.signal(signum, self._old[signal.Signals(signum)])
+        if self._breaks:
+            raise Interrupted
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, a signal ends the work by `Interrupted`, which is not raised further.
+
+        For work of which nothing would be lost.
+        """
+        self._breaks = True
+        try:
+            yield
+        except Interrupted:
+            pass
+        finally:
+            self._breaks = False
 
 
 def _signals() -> list[signal.Signals]:

@@ -16,9 +16,10 @@ from rbsf.train.config import (
     changed,
     check_least,
     check_most,
+    check_settings,
     from_settings,
     lacks_settings,
-    read_yaml,
+    read_unchecked,
     section,
     setting,
     settings_of,
@@ -179,7 +180,9 @@ class RunConfig:
         steps = self.samples // (batch_size * world)
         if steps < 1:
             size = f"one batch of {batch_size} for {world} processes"
-            raise ValueError(f"{self.UNIT}s is {self.samples}: less than {size}")
+            raise ValueError(
+                f"{self.UNIT}s is {self.samples}: less than {size}; give a smaller --batch-size"
+            )
         return steps, round(steps * self.algorithm.bn_pass)
 
     def decisive(self) -> dict[str, Any]:
@@ -200,6 +203,10 @@ class RunConfig:
 Config = TypeVar("Config", bound=RunConfig)
 
 
+# Settings of earlier versions, with the values that had no effect.
+REMOVED = {"hidden_share": 0.0, "true_boxes": False, "true_sides": False, "stretch": 0.0}
+
+
 def resumed(cls: type[Config], settings: dict[str, Any]) -> Config:
     """The settings of the training in `out`, changed by `settings`.
 
@@ -211,18 +218,24 @@ def resumed(cls: type[Config], settings: dict[str, Any]) -> Config:
     base = Path(settings.get("out", known["out"].default)) / "config.yaml"
     if not base.is_file():
         raise FileNotFoundError(f"nothing to resume: no {base}; start without --resume")
-    written = read_yaml(cls, base)
+    written = read_unchecked(base)
     if lacks_settings(base, written):
         raise ValueError(f"{base} is empty or cut short; start anew without --resume")
+    kept = {k: v for k, v in written.items() if k not in REMOVED or v != REMOVED[k]}
     try:
-        trained = from_settings(cls, written)
+        trained = from_settings(cls, check_settings(cls, kept, str(base)))
     except ValueError as error:
-        raise ValueError(f"{base}: {error}; start anew without --resume") from None
+        reason = str(error).removeprefix(f"{base}: ")
+        raise ValueError(f"{base}: {reason}; start anew without --resume") from None
     before = as_settings(trained)  # with defaults for settings that an older version lacked
     for name, value in settings.items():
-        if value == before[name] or known[name].changeable:
+        if value == before[name]:
             continue
         was, now = _shown(before[name]), _shown(value)
+        if known[name].changeable:
+            if known[name].decisive:
+                warnings.warn(f"{base}: {name} was {was}; from here on it is {now}", stacklevel=2)
+            continue
         if not known[name].path:
             raise ValueError(f"{base}: trained with {name} {was}, not {now}; resume with {was}")
         if last_part(value) != last_part(before[name]):

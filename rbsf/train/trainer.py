@@ -57,6 +57,9 @@ class Recipe(ABC, Generic[Config]):
         Raises ValueError or OSError, in one line, if it cannot be used.
         """
 
+    def check_teacher(self) -> None:
+        """Raise ValueError or OSError for a given teacher that is none; no data is read yet."""
+
     @abstractmethod
     def untrained(self) -> nn.Module:
         """The network to be trained, with any weights, so that its export can be tried first."""
@@ -200,6 +203,7 @@ class Trainer:
         teacher = self.recipe.missing_teacher()
         if teacher and not teacher.weights.is_file():
             _check_resumable(teacher)
+        self.recipe.check_teacher()
         self.recipe.open()
         self._check_export()
         self._find_teacher()

@@ -154,6 +154,11 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         with distributed.first_process_first(self.process.rank):
             return open_stores(data, cache, skip_broken=True, prepare_missing=first), []
 
+    def check_teacher(self) -> None:
+        """See `Recipe`."""
+        if not self.config.presence_of:
+            read_pair(*str(self.config.teacher).split(","))
+
     def untrained(self) -> nn.Module:
         """See `Recipe`; with --presence-of, that network with a new presence output."""
         if self.config.presence_of:

@@ -86,6 +86,11 @@ class SiameseRecipe(PairRecipe[SiameseConfig]):
         own |= {"cache": str(config.shared)}
         return SiameseRecipe(changed(config, **own), self.process)
 
+    def check_teacher(self) -> None:
+        """See `Recipe`."""
+        if self.config.teacher:
+            load_teacher(self.config.teacher)
+
     def untrained(self) -> nn.Module:
         """See `Recipe`."""
         return build(self.config.model, width=self.config.width)

@@ -68,7 +68,10 @@ def read_pair(backbone: str | Path, head: str | Path) -> TeacherPair:
 
     Errors are those of `read_graph`, `check_order` and `TeacherPair`, and name the files.
     """
-    graphs = read_graph(backbone), read_graph(head)
+    try:
+        graphs = read_graph(backbone), read_graph(head)
+    except ValueError as error:
+        raise ValueError(f"{error}; the order is BACKBONE,HEAD") from None
     check_order(backbone, head, *(len(graph.inputs) for graph in graphs))
     try:
         return TeacherPair(*graphs)

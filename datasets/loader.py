@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -14,12 +15,13 @@ from rbsf.datasets.workers import start_worker
 class _Loader(DataLoader[Any]):
     """A loader whose processes never see Ctrl-C, which is for the parent process.
 
-    They inherit the block while they start. A Ctrl-C of that time reaches the parent afterwards.
+    They inherit the block while they start. A Ctrl-C of that moment reaches the parent afterwards.
     """
 
     def __iter__(self) -> Any:
         if not hasattr(signal, "pthread_sigmask"):  # on Windows
             return super().__iter__()
+        resource_tracker.ensure_running()  # its start would lift the block
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return super().__iter__()

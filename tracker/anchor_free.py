@@ -73,9 +73,7 @@ class AnchorFreeConfig(StateConfig):
     size_rate: float = 0.1  # weight of the new size if the probability is 1
     size_correction: float = 0.5  # share of the first frame's error that all sizes are corrected by
     middle_reach: float = 0.25  # boxes with middles so near, in box sizes, are averaged; 0: none
-    steadiness: float = (
-        0.03  # box sizes by which the box shown lags behind at most; see `_steadied`
-    )
+    steadiness: float = 0.02  # the box shown lags by fewer box sizes, see `_steadied`
     score_shift: float = 4.0  # subtracted from the logit to give the score
 
     def __post_init__(self) -> None:

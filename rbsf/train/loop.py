@@ -205,17 +205,20 @@ class Loop:
         self.epoch, self.index = self.epoch + 1, 0
         self._flush(bar)
         self.save()
+        self._stop_if_asked(bar, stop)
         self._end_epoch(bar, stop)
+        self._stop_if_asked(bar, stop)
 
     def _end_epoch(self, bar: tqdm, stop: StopRequest) -> None:
-        """Validate, and log and print the figures; a resumed training repeats this if it stops."""
-        self._stop_if_asked(bar, stop)
+        """Validate, and log and print the figures.
+
+        A signal ends this at once; the resumed training repeats it.
+        """
         with stop.at_once():
             begun = time.monotonic()
             figures = self._validate()
             self.forecast.took(END, time.monotonic() - begun)
             self._tell(figures, bar)
-        self._stop_if_asked(bar, stop)
 
     def _was_killed_in_validation(self) -> bool:
         """Whether the checkpoint is of the end of an epoch whose validation is not in the log."""

@@ -234,7 +234,7 @@ def test_negatives_show_another_target(films, stills):
 def test_excluded_sequences_are_never_drawn(films):
     dataset = PairDataset([films], 50, exclude=[(0, 0)], augment=PLAIN)
     assert {target_of(item["exemplar"][0, 63, 63].item()) for item in dataset} == {"short"}
-    expected = "50 pairs an epoch from 1 videos and 0 stills, without 0, held out for validation"
+    expected = "1 videos and 0 stills, without 0, held out for validation"
     assert dataset.describe() == expected
     message = r"^all of the training data is held out for validation \(0, 1\); give more"
     with pytest.raises(ValueError, match=message):

@@ -136,7 +136,7 @@ class PairDataset(Dataset[Item]):
 
     def describe(self) -> str:
         """Say in a few words what the pairs are drawn from."""
-        return f"{self.length} pairs an epoch from {self._draws.describe()}"
+        return self._draws.describe()
 
     def __len__(self) -> int:
         return self.length

@@ -132,4 +132,8 @@ class PairRecipe(Recipe[Config]):
 
     def describe(self, student: nn.Module) -> str:
         """See `Recipe`."""
-        return f"{self.model}: {self.dataset.describe()}"
+        config = self.config
+        steps, norm_steps = config.steps(self.process.world)
+        count, more = (n * config.loop.batch_size * self.process.world for n in (steps, norm_steps))
+        norms = f" and {more} for the batch-norms" if more else ""
+        return f"{self.model}: {count} pairs{norms} an epoch from {self.dataset.describe()}"

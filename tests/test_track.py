@@ -536,6 +536,7 @@ def test_network_that_is_no_backbone_is_named(monkeypatch: pytest.MonkeyPatch) -
 
     from rbsf.tracker.loading import load_network
 
+    Path("lenet.pth").touch()
     for net in (
         torch.nn.Linear(4, 4),
         torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()),

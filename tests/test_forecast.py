@@ -18,7 +18,7 @@ from rbsf.datasets.video.sequences import load_sequences
 from rbsf.shipped import WEIGHTS
 from rbsf.tools.recipes.siamese import SiameseRecipe
 from rbsf.tools.recipes.siamese_config import SiameseConfig
-from rbsf.tools.recipes.yardsticks import SHIPPED, STILL, kept, state_of, still_and_shipped
+from rbsf.tools.recipes.yardsticks import SHIPPED, STILL, digest_of, kept, still_and_shipped
 from rbsf.tools.tables.studies import run_cell
 from rbsf.tools.train_rbsf import main
 from rbsf.train.config import from_settings
@@ -147,11 +147,11 @@ def test_yardsticks_are_of_the_same_frames_and_measured_once(store: Path, tmp_pa
     assert figures.keys() == {STILL, SHIPPED}
     overlaps = [_overlap(head.boxes[0], box) for head in heads for box in head.boxes]
     assert figures[STILL]["val_auc"] == pytest.approx(np.mean(overlaps), abs=0.05)
-    state = state_of(heads)
+    state = digest_of(heads)
     assert kept(tmp_path, state, lambda: figures) == figures
     assert kept(tmp_path, state, lambda: {}) == figures
     assert json.loads((tmp_path / "yardsticks.json").read_text())["state"] == state
-    fewer = state_of([head.part(0, 2) for head in heads])
+    fewer = digest_of([head.part(0, 2) for head in heads])
     assert fewer != state
     assert kept(tmp_path, fewer, lambda: {}) == {}
     (tmp_path / "yardsticks.json").write_text("[")

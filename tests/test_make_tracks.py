@@ -19,7 +19,7 @@ from rbsf.tools.make_tracks import (
     Finished,
     finished_files,
     main,
-    state_of,
+    stamp_of,
     write_boxes,
     write_record,
     write_tracks,
@@ -250,7 +250,7 @@ def test_an_interrupted_run_goes_on_with_the_same_settings_alone(
     for number in (1, 2, 3):  # of a run that was stopped in its first video
         (out / f"a_{number}.txt").write_text("0,0,9,9\n")
     assert finished_files(out, settings, paths) == {}
-    write_record(out, settings, {"a.mp4": Finished(3, state_of(paths[0]))})
+    write_record(out, settings, {"a.mp4": Finished(3, stamp_of(paths[0]))})
     assert main([*flags, "--count", "1"]) == 0
     assert capsys.readouterr().out == f"{out}: 3 targets in 2 files\n"
     with pytest.raises(ValueError, match=r"has targets of other settings: count 1; give these, or"):
@@ -271,7 +271,7 @@ def test_pictures_that_changed_are_looked_at_again_and_lost_ones_named(tmp_path:
     for path in paths:
         path.write_bytes(b"a picture")
         write_boxes(path, out, boxes)
-    done = {path.name: Finished(1, state_of(path)) for path in paths}
+    done = {path.name: Finished(1, stamp_of(path)) for path in paths}
     write_record(out, {}, done)
     assert finished_files(out, {}, paths) == done
     paths[1].write_bytes(b"another picture")

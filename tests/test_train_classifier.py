@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -26,6 +27,7 @@ from rbsf.shipped import CONFIGS
 from rbsf.tools.recipes.classifier import ClassifierRecipe
 from rbsf.tools.recipes.classifier_config import (
     FLOAT,
+    PLAIN,
     RESULT,
     ClassifierConfig,
     read_config,
@@ -36,6 +38,7 @@ from rbsf.train.config import from_settings, read_yaml
 from rbsf.train.cross_entropy import ClassificationTask, evaluate, soft_divergence
 from rbsf.train.distributed import ALONE
 from rbsf.train.loop import Loop
+from rbsf.train.rectify_config import RectifyConfig
 from rbsf.weights import load_weights
 
 SHIPPED = sorted((CONFIGS / "classify").glob("*.yaml"))
@@ -346,6 +349,12 @@ def test_settings_of_earlier_versions_that_had_no_effect_are_passed_over(
     path.write_text(f"# {int(count) + 1} {lines.replace('hidden_share: 0.0', 'hidden_share: 0.1')}")
     with pytest.raises(ValueError, match=r"unknown setting 'hidden_share'.*; start anew without"):
         main(["--resume", "--out", str(out)])
+
+
+def test_each_setting_of_the_method_is_either_kept_or_left_out_for_the_float_twin():
+    kept = {"lr_real", "lr_norm", "optimizer", "weight_decay"}
+    assert kept | PLAIN.keys() == {field.name for field in dataclasses.fields(RectifyConfig)}
+    assert not kept & PLAIN.keys()
 
 
 def test_a_float_network_has_no_teacher():

@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
                 tqdm.write(f"error: {error}", file=sys.stderr)
                 failed += 1
                 continue
-            done[path.name] = Finished(targets, state_of(path))
+            done[path.name] = Finished(targets, stamp_of(path))
             write_record(args.out, settings, done)
     print(f"{args.out}: {sum(each.targets for each in done.values())} targets in {len(done)} files")
     return 1 if failed else 0
@@ -182,10 +182,10 @@ class Finished(NamedTuple):
     """What is known of a file that has got its targets."""
 
     targets: int
-    state: list[int]  # of the file, see `state_of`
+    stamp: list[int]  # of the file, see `stamp_of`
 
 
-def state_of(path: Path) -> list[int]:
+def stamp_of(path: Path) -> list[int]:
     """Size and time of a file, which change with its content."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
@@ -232,7 +232,7 @@ def finished_files(
     return {
         name: each
         for name, each in done.items()
-        if each.state == state_of(there[name])
+        if each.stamp == stamp_of(there[name])
         and each.targets == (rows[name] or len(tracks_of(there[name], out)))
     }
 

@@ -23,7 +23,7 @@ from rbsf.models.rbsf2 import FLOAT, Block, check_method, lower_gradients
 from rbsf.shipped import CONFIGS
 from rbsf.tools.recipes.pairs import PairConfig, PairRecipe
 from rbsf.tools.recipes.presence import options_of, presence_auc, with_presence
-from rbsf.tools.recipes.yardsticks import kept, state_of, still_and_shipped, track_heads
+from rbsf.tools.recipes.yardsticks import digest_of, kept, still_and_shipped, track_heads
 from rbsf.tracker.anchor_free import AnchorFree
 from rbsf.tracker.distill import DistillTask, PresenceTask, answers
 from rbsf.tracker.rbsf2 import TorchNetwork
@@ -222,7 +222,7 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         if config.presence_of:
             return {"a guess": {"val_presence": 0.5}}
         heads, threads = self._heads(), config.machine.threads
-        return kept(self.folder, state_of(heads), lambda: still_and_shipped(heads, threads))
+        return kept(self.folder, digest_of(heads), lambda: still_and_shipped(heads, threads))
 
     def _heads(self) -> list[Sequence]:
         """The first frames of the sequences of --val."""

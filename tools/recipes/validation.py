@@ -14,7 +14,7 @@ from rbsf.datasets.pairs.sampling import Row
 from rbsf.datasets.pairs.training_data import find_held_out
 from rbsf.datasets.video.sequences import Sequence
 from rbsf.tools.recipes.siamese_config import SiameseConfig
-from rbsf.tools.recipes.yardsticks import Figures, kept, state_of, still_and_shipped, track_heads
+from rbsf.tools.recipes.yardsticks import Figures, digest_of, kept, still_and_shipped, track_heads
 from rbsf.tracker.backbones import torch_backbone
 from rbsf.tracker.siamfc import SiamFC
 from rbsf.tracker.task import SiameseTask, balanced_logistic, best_bias, hit_rate, labels_for
@@ -108,7 +108,7 @@ def yardsticks(
         return figures
 
     cut = [stores[store].path for store, _ in rows]
-    return kept(Path(config.out), f"{state_of(heads, cut)} {rows}", measure)
+    return kept(Path(config.out), f"{digest_of(heads, cut)} {rows}", measure)
 
 
 def _of_the_middle(stores: list[CropStore], rows: list[Row]) -> Figures:

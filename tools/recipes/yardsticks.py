@@ -54,7 +54,7 @@ def still_and_shipped(heads: list[Sequence], threads: int) -> dict[str, Figures]
     return figures
 
 
-def state_of(heads: list[Sequence], others: Iterable[Path] = ()) -> str:
+def digest_of(heads: list[Sequence], others: Iterable[Path] = ()) -> str:
     """A digest of what decides `still_and_shipped`, and of the state of other files."""
     described = []
     for head in heads:

@@ -11,7 +11,13 @@ from typing import Any
 
 from rbsf.datasets.images.published import CROP_SHARE
 from rbsf.shipped import find_constants
-from rbsf.tracker.anchor_free import MOST_CORRECTION, POSITION_STRIDE, SMALLEST, AnchorFreeConfig
+from rbsf.tracker.anchor_free import (
+    MOST_CORRECTION,
+    POSITION_STRIDE,
+    SHARES,
+    SMALLEST,
+    AnchorFreeConfig,
+)
 from rbsf.tracker.confidence import CONFIRMING, OFFSET, RATE, SLOPE
 from rbsf.tracker.flags import read_constants
 from rbsf.tracker.geometry import CONTEXT, EXEMPLAR_SIZE, SEARCH_SIZE, STRIDE
@@ -35,17 +41,7 @@ RESPONSE = (
     "window_influence",
     "response_up",
 )
-HEAD = (
-    "window_influence",
-    "change_penalty",
-    "size_rate",
-    "size_correction",
-    "middle_reach",
-    "steadiness",
-    "score_shift",
-    "sure_score",
-    "faint_score",
-)
+HEAD = (*SHARES, "score_shift", "sure_score", "faint_score")
 MAPS = (
     "maps [N, M, rows, columns]: 0 is the logit of the target; 1 to 4 are logs of the distances to"
     " its left, top, right and bottom side, in pixels of the search crop; 5, where there is one,"

@@ -17,19 +17,18 @@ def markdown(found: dict[str, Any]) -> str:
         for threads, rows in found[key].items():
             base = rows["packed RB-SF"] if key == "updates" else next(iter(rows.values()))
             heads = [f"{title}, threads: {threads}", "ms", "x packed"]
-            cells = [
-                [Cell(name), number(ms, ".2f"), number(ms / base, ".2f")]
-                for name, ms in rows.items()
-            ]
+            cells = [_row(name, (ms, ".2f"), (ms / base, ".2f")) for name, ms in rows.items()]
             parts.append(str(Table("", heads, cells)))
     if found["start"]:
         heads = ["a tracking process", "start-up, s", "peak memory, MB"]
-        cells = [
-            [Cell(name), number(seconds, ".2f"), number(megabytes, ".0f")]
-            for name, (seconds, megabytes) in found["start"].items()
-        ]
+        cells = [_row(name, (s, ".2f"), (mb, ".0f")) for name, (s, mb) in found["start"].items()]
         parts.append(str(Table("", heads, cells)))
     return "\n\n".join(parts) + "\n"
+
+
+def _row(name: str, *figures: tuple[float, str]) -> list[Cell]:
+    """A row of figures, each with its format."""
+    return [Cell(name), *(number(value, form) for value, form in figures)]
 
 
 def plot(found: dict[str, Any], path: Path) -> None:

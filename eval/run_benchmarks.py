@@ -222,14 +222,7 @@ def read_specs(args: argparse.Namespace) -> list[TrackerSpec]:
 
     if args.annotations:  # scores results that are there
         return []
-    return parse_trackers(
-        args.tracker or [default_tracker(args.constants)],
-        precision=args.precision,
-        device=args.device,
-        constants=args.constants,
-        engine=args.engine,
-        redetect=args.redetect,
-    )
+    return parse_trackers(args.tracker or [default_tracker(args.constants)], args)
 
 
 def main(argv: list[str] | None = None) -> int:

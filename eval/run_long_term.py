@@ -146,14 +146,7 @@ def read_trackers(args: argparse.Namespace) -> dict[str, Tracker]:
     from rbsf.eval.report_tables import with_constants
     from rbsf.eval.trackers import check_labels, parse_trackers
 
-    specs = parse_trackers(
-        args.tracker,
-        precision=args.precision,
-        device=args.device,
-        constants=args.constants,
-        engine=args.engine,
-        redetect=args.redetect,
-    )
+    specs = parse_trackers(args.tracker, args)
     check_labels(spec.label for spec in specs)
     threads = args.threads or cores()
     return {with_constants(spec.label, spec.constants): spec.build(threads) for spec in specs}
@@ -192,9 +185,10 @@ def find_sequences(args: argparse.Namespace, broken: dict[str, str]) -> list[Seq
             made += make_departures(sequence, args.departures, args.seed + number)
         except (ValueError, OSError) as error:  # its first frame cannot be read
             broken[sequence.name] = one_line(error)
-    if not made and not broken:
+    read = sum(sequence.name not in broken for sequence in sequences)
+    if read and not made:
         raise ValueError(
-            f"--root {args.root}: no departure can be made of its {len(sequences)} sequences; they"
+            f"--root {args.root}: no departure can be made of its {read} sequences; they"
             " are too short, or their targets fill the view"
         )
     return made

@@ -162,3 +162,9 @@ def test_a_mean_or_deviation_that_does_not_suit_is_named(images, fault, tmp_path
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).eval()
     with pytest.raises(ValueError, match=fault):
         export_network(net, tmp_path / "net.safetensors", "net", (6, 6, 3), **images)
+
+
+def test_one_number_needs_no_list():
+    pixels = np.arange(27, dtype=np.uint8).reshape(1, 3, 3, 3)
+    one, listed = Images((3, 3, 3), 3.0, 2.0), Images((3, 3, 3), [3.0], [2.0])  # type: ignore[arg-type]
+    assert torch.equal(one.normalised(pixels), listed.normalised(pixels))

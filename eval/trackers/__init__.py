@@ -5,6 +5,7 @@ A kind of tracker is one file here, with a subclass of `TrackerSpec`, and one pl
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,21 +43,15 @@ def check_labels(labels: Iterable[str]) -> None:
             )
 
 
-def parse_trackers(
-    texts: Iterable[str],
-    *,
-    precision: str = "float32",
-    device: str = "cpu",
-    constants: Path | None = None,
-    engine: str = "auto",
-    redetect: str | None = None,
-) -> list[TrackerSpec]:
+def parse_trackers(texts: Iterable[str], args: Namespace) -> list[TrackerSpec]:
     """Read each of `texts` by `parse_tracker`, with its errors.
 
-    Also raises ValueError for constants or `redetect` if none of the trackers takes them.
+    `args` have the flags of `rbsf.tracker.flags` for the network, the constants and the search for
+    lost targets. Also raises ValueError for constants or `redetect` if no tracker takes them.
     """
-    specs = [parse_tracker(text, precision, device, constants, engine, redetect) for text in texts]
-    flags = {"--constants": constants, "--redetect": redetect}
+    how = args.precision, args.device, args.constants, args.engine, args.redetect
+    specs = [parse_tracker(text, *how) for text in texts]
+    flags = {"--constants": args.constants, "--redetect": args.redetect}
     given = [flag for flag, value in flags.items() if value]
     if given and not any(isinstance(spec, NetworkSpec) for spec in specs):
         raise ValueError(f"{given[0]} is for our own networks, and no --tracker is one")

@@ -59,8 +59,10 @@ def write_packed(path: str | Path, packed: PackedModel) -> None:
             if name != own:
                 entry.setdefault("shared", {})[key] = name
         entries.append(entry)
-    metadata = {"format": FORMAT, "task": packed.task, "model": packed.model}
-    metadata |= {
+    metadata = {
+        "format": FORMAT,
+        "task": packed.task,
+        "model": packed.model,
         "layers": json.dumps(entries, separators=(",", ":")),
         "info": json.dumps(packed.info),
     }

@@ -26,7 +26,7 @@ class Images:
     def __post_init__(self) -> None:
         """Raise ValueError for a mean or a deviation that does not suit the channels."""
         for name, least in (("mean", -np.inf), ("std", 0.0)):
-            values = np.asarray(getattr(self, name), np.float64)
+            values = np.atleast_1d(np.asarray(getattr(self, name), np.float64))
             if values.shape not in ((1,), self.shape[2:]):
                 count = f"one number, or one for each of {self.shape[2]} channels"
                 raise ValueError(f"{name} is {getattr(self, name)}; give {count}")

@@ -3,8 +3,8 @@
 //
 // Maps of bits are [N, planes, H, W, bytes]. A plane holds the channels of one group of the layer
 // that reads it, so that a row of a window is one run of bytes. A map includes the padding that its
-// reader needs. The caller decides the place of each channel (bit_layout.py), and passes weights in the
-// order of the bytes.
+// reader needs. The caller decides the place of each channel (bit_layout.py), and passes weights in
+// the order of the bytes.
 
 #pragma once
 

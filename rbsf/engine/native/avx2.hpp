@@ -19,54 +19,46 @@
 namespace rbsf {
 
 struct Avx2 {
-    static constexpr int NIBBLE_PIXELS = 4, NIBBLE_BLOCKS = 2, U8_PIXELS = 6, U8_BLOCKS = 1;
+    static constexpr int NIBBLE_PIXELS = 4, NIBBLE_BLOCKS = 4, NIBBLE_SUMS = 9, U8_PIXELS = 6,
+                         U8_BLOCKS = 1;
 
     static bool available() { return cpu_has_avx2(); }
 
     template <int P, int B>
     RBSF_AVX2 static void nibbles(const NibblesRow& row, size_t block, size_t pixel) {
-        const __m256i zero = _mm256_setzero_si256(), every_second = _mm256_set1_epi16(255);
-        const uint8_t* map = row.map + pixel * row.pixel_step;
-        const uint8_t* weights = row.weights + 32 * block * row.steps;
-        __m256i low[P][B], high[P][B];
+        const size_t pixel_step = row.pixel_step, block_step = row.block_step;
+        const uint8_t* map = row.map + pixel * pixel_step;
+        const uint8_t* end = map + row.run;
+        const uint8_t* weights = row.weights + block * block_step;
+        __m256i count[P][B];
         RBSF_UNROLL
         for (int p = 0; p < P; ++p) RBSF_UNROLL
-        for (int b = 0; b < B; ++b) low[p][b] = high[p][b] = zero;
-        for (size_t i = 0; i < row.steps;) {
-            const size_t end = row.steps - i > 63 ? i + 63 : row.steps;  // 63 times 4 fits a byte
-            __m256i count[P][B];
+        for (int b = 0; b < B; ++b) count[p][b] = _mm256_setzero_si256();
+        RBSF_UNROLL_4
+        for (; map < end; ++map, weights += 32) {
+            __m256i weight[B];
             RBSF_UNROLL
-            for (int p = 0; p < P; ++p) RBSF_UNROLL
-            for (int b = 0; b < B; ++b) count[p][b] = zero;
-            for (; i < end; ++i) {
-                const uint8_t* from = map + row.offsets[i];
-                __m256i weight[B];
-                RBSF_UNROLL
-                for (int b = 0; b < B; ++b) weight[b] = load(weights + 32 * (b * row.steps + i));
-                RBSF_UNROLL
-                for (int p = 0; p < P; ++p) {
-                    const __m256i table = counts_of(from[p * row.pixel_step]);
-                    RBSF_UNROLL
-                    for (int b = 0; b < B; ++b)
-                        count[p][b] =
-                            _mm256_add_epi8(count[p][b], _mm256_shuffle_epi8(table, weight[b]));
-                }
+            for (int b = 0; b < B; ++b) {
+                weight[b] = load(weights + b * block_step);
+                RBSF_IN_REGISTER(weight[b]);
             }
             RBSF_UNROLL
-            for (int p = 0; p < P; ++p) RBSF_UNROLL
-            for (int b = 0; b < B; ++b) {
-                low[p][b] =
-                    _mm256_add_epi16(low[p][b], _mm256_and_si256(count[p][b], every_second));
-                high[p][b] = _mm256_add_epi16(high[p][b], _mm256_srli_epi16(count[p][b], 8));
+            for (int p = 0; p < P; ++p) {
+                const __m256i table = counts_of(map[p * pixel_step]);
+                RBSF_UNROLL
+                for (int b = 0; b < B; ++b)
+                    count[p][b] =
+                        _mm256_add_epi8(count[p][b], _mm256_shuffle_epi8(table, weight[b]));
             }
         }
+        const __m256i every_second = _mm256_set1_epi16(255);
         RBSF_UNROLL
         for (int p = 0; p < P; ++p) RBSF_UNROLL
-        for (int b = 0; b < B; ++b)
-            if (row.counts)
-                put_counts(row, block + b, pixel + p, low[p][b], high[p][b]);
-            else
-                put_bits(row, block + b, pixel + p, low[p][b], high[p][b]);
+        for (int b = 0; b < B; ++b) {
+            Line* sum = row.sums + (pixel + p) * row.blocks + block + b;
+            add(sum, 0, _mm256_and_si256(count[p][b], every_second));
+            add(sum, 1, _mm256_srli_epi16(count[p][b], 8));
+        }
     }
 
     template <int P, int B>
@@ -109,9 +101,23 @@ struct Avx2 {
         }
     }
 
+    RBSF_AVX2 static void put_nibbles(const NibblesSums& row) {
+        const Line* sums = row.sums;
+        for (size_t pixel = 0; pixel < row.pixels; ++pixel)
+            for (size_t block = 0; block < row.blocks; ++block, ++sums)
+                if (row.counts)
+                    put_counts(row, block, pixel, load(sums, 0), load(sums, 1));
+                else
+                    put_bits(row, block, pixel, load(sums, 0), load(sums, 1));
+    }
+
   private:
     RBSF_AVX2 static __m256i load(const Line* line, int half) {
         return _mm256_load_si256(reinterpret_cast<const __m256i*>(line->word + 4 * half));
+    }
+    RBSF_AVX2 static void add(Line* line, int half, __m256i more) {
+        _mm256_store_si256(reinterpret_cast<__m256i*>(line->word + 4 * half),
+                           _mm256_add_epi16(load(line, half), more));
     }
     RBSF_AVX2 static __m256i load(const uint8_t* bytes) {
         return _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes));
@@ -148,8 +154,8 @@ struct Avx2 {
     }
 
     // The counts of 32 filters: of blocks 0 and 2 of 8 filters in `low`, of 1 and 3 in `high`.
-    RBSF_AVX2 static void put_counts(const NibblesRow& row, size_t block, size_t pixel, __m256i low,
-                                     __m256i high) {
+    RBSF_AVX2 static void put_counts(const NibblesSums& row, size_t block, size_t pixel,
+                                     __m256i low, __m256i high) {
         const __m128i eight[4] = {_mm256_castsi256_si128(low), _mm256_castsi256_si128(high),
                                   _mm256_extracti128_si256(low, 1),
                                   _mm256_extracti128_si256(high, 1)};
@@ -159,7 +165,7 @@ struct Avx2 {
         }
     }
 
-    RBSF_AVX2 static void put_bits(const NibblesRow& row, size_t block, size_t pixel, __m256i low,
+    RBSF_AVX2 static void put_bits(const NibblesSums& row, size_t block, size_t pixel, __m256i low,
                                    __m256i high) {
         const __m256i low_over = _mm256_cmpgt_epi16(low, load(row.limits + block, 0)),
                       high_over = _mm256_cmpgt_epi16(high, load(row.limits + block, 1));

@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -244,18 +243,22 @@ class Conv {
     void nibbles_row(const Kernels& isa, const uint8_t* nibbles, const Size& size, size_t row,
                      size_t count, uint8_t** targets, int32_t* counts) const {
         const size_t row_step = size.width * 2 * g.bytes, run = g.kernel * 2 * g.bytes,
-                     steps = g.kernel * run;
-        size_t* offsets = Scratch::grow(Scratch::mine().offsets, steps);
-        for (size_t line = 0; line < g.kernel; ++line)
-            std::iota(offsets + line * run, offsets + (line + 1) * run, line * row_step);
+                     pixels = size.conv_width;
         for (size_t group = 0; group < g.groups; ++group) {
-            const size_t first = first_block[group], block = of_nibbles.first_block[group];
-            isa.nibbles({nibbles + (group * input_rows(count) + row * g.stride) * row_step,
-                         size.conv_width, g.stride * 2 * g.bytes, offsets, steps,
-                         of_nibbles.of_group(g, group), of_nibbles.first_block[group + 1] - block,
-                         of_nibbles.limits.data() + block, first_block[group + 1] - first,
-                         targets + first, g.out_bytes,
-                         counts ? counts + 8 * first * size.conv_width : nullptr});
+            const size_t first = first_block[group], block = of_nibbles.first_block[group],
+                         blocks = of_nibbles.first_block[group + 1] - block;
+            Line* sums = Scratch::grow(Scratch::mine().sums, pixels * blocks);
+            std::fill(sums, sums + pixels * blocks, Line{});
+            const uint8_t* map = nibbles + (group * input_rows(count) + row * g.stride) * row_step;
+            const uint8_t* weights = of_nibbles.of_group(g, group);
+            for (size_t line = 0; line < g.kernel; ++line, map += row_step, weights += 32 * run)
+                each_piece(run, MOST_NIBBLES, [&](size_t at, size_t some) {
+                    isa.nibbles({map + at, pixels, g.stride * 2 * g.bytes, some, weights + 32 * at,
+                                 blocks, 32 * g.kernel * run, sums});
+                });
+            isa.put_nibbles({sums, pixels, blocks, of_nibbles.limits.data() + block,
+                             first_block[group + 1] - first, targets + first, g.out_bytes,
+                             counts ? counts + 8 * first * pixels : nullptr});
         }
     }
 

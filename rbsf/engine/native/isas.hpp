@@ -18,12 +18,13 @@ namespace {
 
 const Kernels ALL[] = {
 #if defined(RBSF_HAS_AMX)
-    {"amx", &Amx::available, &bits_row<Avx512>, nullptr, nullptr, &Amx::bytes, &Amx::spread,
-     &Amx::signs},
+    {"amx", &Amx::available, &bits_row<Avx512>, nullptr, nullptr, nullptr, &Amx::bytes,
+     &Amx::spread, &Amx::signs},
 #endif
 #if defined(__x86_64__) || defined(_M_X64)
     kernels<Avx512>("avx512"),
-    {"avx2", &Avx2::available, &bits_row<Scalar>, &pixels_row<Avx2>, &nibbles_row<Avx2>},
+    {"avx2", &Avx2::available, &bits_row<Scalar>, &pixels_row<Avx2>, &nibbles_row<Avx2>,
+     &Avx2::put_nibbles},
 #endif
 #if defined(__aarch64__) || defined(_M_ARM64)
     kernels<Neon>("neon"),

@@ -18,6 +18,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -33,6 +34,15 @@
 #define RBSF_UNROLL
 #endif
 
+// Put before a loop without a constant end, to do 4 steps between two tests of the end.
+#if defined(__clang__)
+#define RBSF_UNROLL_4 _Pragma("unroll 4")
+#elif defined(__GNUC__)
+#define RBSF_UNROLL_4 _Pragma("GCC unroll 4")
+#else
+#define RBSF_UNROLL_4
+#endif
+
 // Put before a loop in which each iteration only reads and writes its own place; its arrays may be
 // the same one.
 #if defined(__clang__)
@@ -43,11 +53,11 @@
 #define RBSF_INDEPENDENT
 #endif
 
-// Put before a loop of 8 iterations that should become one vector; GCC would unroll it otherwise.
-#if defined(__GNUC__) && !defined(__clang__)
-#define RBSF_ONE_VECTOR _Pragma("GCC unroll 1") _Pragma("GCC ivdep")
+// Put after a load of what is used several times; GCC would load it at each use otherwise.
+#if defined(__GNUC__)
+#define RBSF_IN_REGISTER(vector) asm("" : "+x"(vector))
 #else
-#define RBSF_ONE_VECTOR
+#define RBSF_IN_REGISTER(vector) static_cast<void>(vector)
 #endif
 
 // Prefetch a place that will soon be written.
@@ -77,15 +87,26 @@ struct BitsRow {
     int32_t* counts;      // if not null, counts [blocks][pixels][8] are written instead of bits
 };
 
-// One output row of a binary convolution by tables. Counts have to fit int16.
+// A byte counts up to 4 bits of each of so many nibbles.
+constexpr size_t MOST_NIBBLES = 63;
+
+// A part of a binary convolution by tables: one output row, and `run` nibbles in a row of each
+// window, at most MOST_NIBBLES. The counts are added to `sums`, which have to fit int16.
 struct NibblesRow {
-    const uint8_t* map;  // the first window's corner; a byte is 16 times the value of 4 bits
+    const uint8_t* map;  // the first window's run; a byte is 16 times the value of a nibble
     size_t pixels, pixel_step;
-    const size_t* offsets;  // [steps]: the place of every 4 bits of a window
-    size_t steps;
-    const uint8_t* weights;  // [blocks][steps][32], values of 4 bits, in the order of nibble_place
+    size_t run;
+    const uint8_t* weights;  // the run's nibbles, [run][32] in the order of nibble_place
     size_t blocks;           // blocks of 32 filters
-    const Line* limits;   // [blocks], 2 x 16 int16 in that order: an output bit is count <= limit
+    size_t block_step;       // bytes from one block's weights to the next
+    Line* sums;              // [pixels][blocks], 2 x 16 int16 in that order
+};
+
+// The sums of all runs of an output row, to be written as bits or as counts.
+struct NibblesSums {
+    const Line* sums;  // as above
+    size_t pixels, blocks;
+    const Line* limits;   // [blocks], as the sums: an output bit is count <= limit
     size_t eights;        // blocks of 8 filters that are written
     uint8_t* const* out;  // [eights], as above
     size_t out_step;
@@ -134,9 +155,10 @@ struct Kernels {
     bool (*available)();
     void (*bits)(const BitsRow&);
     void (*pixels)(const PixelsRow&);
-    // The next four may be null. `nibbles` replaces `bits` where counts fit int16. `bytes` is for
-    // pixels, and for convolutions that write bits with stride 1.
+    // The next five may be null. `nibbles` and `put_nibbles` replace `bits` where counts fit int16.
+    // `bytes` is for pixels, and for convolutions that write bits with stride 1.
     void (*nibbles)(const NibblesRow&) = nullptr;
+    void (*put_nibbles)(const NibblesSums&) = nullptr;
     void (*bytes)(const BytesRow&) = nullptr;
     // Spreads bits to bytes 0 and 1.
     void (*spread)(const uint8_t* bits, size_t bytes, uint8_t* to) = nullptr;
@@ -156,21 +178,27 @@ inline uint32_t load32(const void* from) {
     return value;
 }
 
+// Call use(first, count) for pieces of `size` things: of at most `most`, and of about equal size.
+template <class Use>
+void each_piece(size_t size, size_t most, const Use& use) {
+    for (size_t left = (size + most - 1) / most, first = 0; left > 0; --left) {
+        const size_t count = (size - first + left - 1) / left;
+        use(first, count);
+        first += count;
+    }
+}
+
 template <class Row>
 using Tile = void (*)(const Row&, size_t block, size_t pixel);
 
-// Cover a row's pixels x blocks with tiles of at most P x B; tiles[(p - 1) * B + b - 1] computes p
-// x b.
-template <int P, int B, class Row>
+// Cover a row's pixels x blocks with tiles of about equal size, each of at most P x B and of at
+// most `SUMS` sums; tiles[(p - 1) * B + b - 1] computes p x b.
+template <int P, int B, int SUMS = P * B, class Row>
 void cover(const Row& row, const std::array<Tile<Row>, P * B>& tiles) {
-    for (size_t block = 0; block < row.blocks; block += B) {
-        const size_t b = row.blocks - block < B ? row.blocks - block : B;
-        for (size_t left = (row.pixels + P - 1) / P, pixel = 0; left > 0; --left) {
-            const size_t p = (row.pixels - pixel + left - 1) / left;  // tiles of equal size
-            tiles[(p - 1) * B + b - 1](row, block, pixel);
-            pixel += p;
-        }
-    }
+    each_piece(row.blocks, B, [&](size_t block, size_t b) {
+        each_piece(row.pixels, std::min<size_t>(P, SUMS / b),
+                   [&](size_t pixel, size_t p) { tiles[(p - 1) * B + b - 1](row, block, pixel); });
+    });
 }
 
 template <class Isa, size_t... I>
@@ -179,12 +207,20 @@ void bits_tiles(const BitsRow& row, std::index_sequence<I...>) {
     cover<Isa::PIXELS, 1>(row, tiles);
 }
 
+template <class Isa, int P, int B>
+constexpr Tile<NibblesRow> nibbles_tile() {
+    if constexpr (P * B <= Isa::NIBBLE_SUMS)
+        return &Isa::template nibbles<P, B>;
+    else
+        return nullptr;  // `cover` does not use it
+}
+
 template <class Isa, size_t... I>
 void nibbles_tiles(const NibblesRow& row, std::index_sequence<I...>) {
     constexpr int B = Isa::NIBBLE_BLOCKS;
     static const std::array<Tile<NibblesRow>, sizeof...(I)> tiles{
-        &Isa::template nibbles<I / B + 1, I % B + 1>...};
-    cover<Isa::NIBBLE_PIXELS, B>(row, tiles);
+        nibbles_tile<Isa, I / B + 1, I % B + 1>()...};
+    cover<Isa::NIBBLE_PIXELS, B, Isa::NIBBLE_SUMS>(row, tiles);
 }
 
 template <class Isa, size_t... I>

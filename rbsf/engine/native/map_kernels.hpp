@@ -159,46 +159,86 @@ RBSF_TARGET inline int32_t rounded(float x, float scale, float bias, float slope
     return static_cast<int32_t>((value + WHOLE) - WHOLE);
 }
 
+#if RBSF_LANES >= 8
+// The same for 8 numbers. Zeros may differ in sign, which rounding removes.
+RBSF_TARGET inline __m128i rounded(__m256 x, __m256 scale, __m256 bias, __m256 slope, __m256 factor,
+                                   __m256 limit) {
+    __m256 value = _mm256_add_ps(_mm256_mul_ps(scale, x), bias);
+    const __m256 is_negative = value;
+    value = _mm256_blendv_ps(value, _mm256_mul_ps(value, slope), is_negative);
+    value = _mm256_mul_ps(value, factor);
+    value = _mm256_max_ps(value, _mm256_sub_ps(_mm256_setzero_ps(), limit));
+    const __m256i whole = _mm256_cvtps_epi32(_mm256_min_ps(value, limit));
+    return _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+}
+
+RBSF_TARGET inline __m256 load_8(const float* x) { return _mm256_loadu_ps(x); }
+RBSF_TARGET inline __m256 load_8(const int32_t* x) {
+    return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+}
+RBSF_TARGET inline __m128i load_whole_8(const int16_t* x) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(x));
+}
+RBSF_TARGET inline __m256 load_8(const int16_t* x) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(load_whole_8(x)));
+}
+RBSF_TARGET inline void store_8(int16_t* x, __m128i values) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(x), values);
+}
+RBSF_TARGET inline void store_8(int8_t* x, __m128i values) {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(x), _mm_packs_epi16(values, values));
+}
+#endif
+
 template <class In, class Out>
 RBSF_TARGET inline void round_pixels(const RoundRow<In, Out>& row) {
     const float *scale = row.rounding.scale, *bias = row.rounding.bias, *slope = row.rounding.slope;
     const float factor = row.rounding.factor, limit = row.rounding.limit;
-    // Local copies, since the compiler must assume that storing an int8 may change `row`.
-    const size_t pixels = row.pixels, channels = row.channels;
+    const size_t channels = row.channels;
     const In* x = row.x;
     Out* out = row.out;
-    for (size_t p = 0; p < pixels; ++p, x += channels, out += channels) {
+    for (size_t p = 0; p < row.pixels; ++p, x += channels, out += channels) {
+        size_t c = 0;
+#if RBSF_LANES >= 8
+        const __m256 factors = _mm256_set1_ps(factor), limits = _mm256_set1_ps(limit);
+        for (; c + 8 <= channels; c += 8)
+            store_8(out + c, rounded(load_8(x + c), load_8(scale + c), load_8(bias + c),
+                                     load_8(slope + c), factors, limits));
+#endif
         RBSF_INDEPENDENT
-        for (size_t c = 0; c < channels; ++c)
+        for (; c < channels; ++c)
             out[c] = static_cast<Out>(
                 rounded(static_cast<float>(x[c]), scale[c], bias[c], slope[c], factor, limit));
     }
 }
 
 RBSF_TARGET inline void steps_row(const StepsRow& row) {
-    float scale[8] = {}, bias[8] = {}, slope[8] = {};
-    std::copy(row.rounding.scale, row.rounding.scale + row.channels, scale);
-    std::copy(row.rounding.bias, row.rounding.bias + row.channels, bias);
-    std::copy(row.rounding.slope, row.rounding.slope + row.channels, slope);
-    const float factor = row.rounding.factor, limit = row.rounding.limit;
-    const int32_t products = row.products;
-    const size_t pixels = row.pixels, channels = row.channels, step = row.step;
-    const int32_t* counts = row.counts;
-    const int16_t* other = row.other;
-    int16_t* out = row.out;
-    for (size_t p = 0; p < pixels; ++p, counts += 8, other += step, out += step) {
-        int32_t added[8];
-        RBSF_ONE_VECTOR
-        for (size_t i = 0; i < 8; ++i) {
-            const float sum = static_cast<float>(products - 2 * counts[i]);
-            added[i] = rounded(sum, scale[i], bias[i], slope[i], factor, limit);
+    const Rounding& r = row.rounding;
+#if RBSF_LANES >= 8
+    if (row.channels == 8) {
+        const __m256 scale = load_8(r.scale), bias = load_8(r.bias), slope = load_8(r.slope),
+                     factor = _mm256_set1_ps(r.factor), limit = _mm256_set1_ps(r.limit),
+                     products = _mm256_set1_ps(static_cast<float>(row.products));
+        for (size_t p = 0; p < row.pixels; ++p) {
+            const __m256 count = load_8(row.counts + 8 * p);
+            const __m256 sum = _mm256_sub_ps(products, _mm256_add_ps(count, count));
+            const __m128i added = rounded(sum, scale, bias, slope, factor, limit);
+            const __m128i other = load_whole_8(row.other + p * row.step);
+            store_8(row.out + p * row.step, _mm_add_epi16(other, added));
         }
-        if (channels == 8) {
-            RBSF_ONE_VECTOR
-            for (size_t i = 0; i < 8; ++i) out[i] = static_cast<int16_t>(other[i] + added[i]);
-        } else {
-            for (size_t i = 0; i < channels; ++i)
-                out[i] = static_cast<int16_t>(other[i] + added[i]);
+        return;
+    }
+#endif
+    for (size_t p = 0; p < row.pixels; ++p) {
+        const int32_t* counts = row.counts + 8 * p;
+        const int16_t* other = row.other + p * row.step;
+        int16_t* out = row.out + p * row.step;
+        RBSF_INDEPENDENT
+        for (size_t i = 0; i < row.channels; ++i) {
+            const float sum = static_cast<float>(row.products - 2 * counts[i]);
+            const int32_t added =
+                rounded(sum, r.scale[i], r.bias[i], r.slope[i], r.factor, r.limit);
+            out[i] = static_cast<int16_t>(other[i] + added);
         }
     }
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -266,5 +267,6 @@ def _larger(ratio: np.ndarray) -> np.ndarray:
     return np.maximum(ratio, 1 / ratio)
 
 
+@cache
 def _window(rows: int, columns: int) -> np.ndarray:
     return np.outer(np.hanning(rows), np.hanning(columns))

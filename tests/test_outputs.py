@@ -311,6 +311,14 @@ def test_an_end_before_the_start_is_refused() -> None:
         Span(2.0, 1.0)
 
 
+def test_an_end_after_the_last_frame_is_told() -> None:
+    assert Span(0, 20).beyond(12, 25.0) == "the video ends at 11, before --end 20"
+    assert Span(0, 2.5).beyond(12, 5.0) == "the video ends at 2.2 s, before --end 2.5 s"
+    for enough in (Span(0, 11), Span(0, 2.2), Span(4)):
+        assert enough.beyond(12, 5.0) is None
+    assert Span(0, 20).beyond(None, 25.0) is None  # a camera
+
+
 # --- several videos
 
 

@@ -204,6 +204,8 @@ def track_video(
         session.update(first)
         size = (first.shape[1], first.shape[0])
         tell(describe_source(source, frames, size))
+        if note := span.beyond(frames.count, frames.fps or DEFAULT_FPS):
+            print(note)
         _add_targets(session, choose(first), size, recorder.first)
         if frames.pixel_aspect != 1:
             print(_describe_pixels(source, first, frames.pixel_aspect))

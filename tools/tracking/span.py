@@ -111,3 +111,13 @@ class Span:
         stop = count if self.last is None else min(self.last + 1, count)
         total = stop - self.first
         return total if total > 0 else None
+
+    def beyond(self, count: int | None, fps: float) -> str | None:
+        """A sentence if the video's header says that it ends before the span does, else None."""
+        if not count or self.last is None:
+            return None
+        last = count - 1 if isinstance(self.last, int) else (count - 1) / fps
+        if self.last <= last + ROUNDING:
+            return None
+        where, end = (describe(each).removeprefix("at ") for each in (last, self.last))
+        return f"the video ends at {where}, before --end {end}"

@@ -132,7 +132,7 @@ def test_sequences_that_data_no_longer_has_are_kept_and_counted(videos, tmp_path
     assert f"{out}: keeps 1 sequences of earlier runs that --data" in capsys.readouterr().err
 
 
-def test_interrupted_run_goes_on(videos, stills, tmp_path, monkeypatch):
+def test_interrupted_run_goes_on(videos, stills, tmp_path, monkeypatch, capsys):
     whole, broken = tmp_path / "whole.db", tmp_path / "broken.db"
     prepare([videos, stills], whole, progress=False)
     real, calls = module.make_crops, []
@@ -148,6 +148,7 @@ def test_interrupted_run_goes_on(videos, stills, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "make_crops", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare([videos, stills], broken, progress=False)
+    assert "broken.db: 1 sequences are kept; the same command goes on" in capsys.readouterr().out
     with pytest.raises(ValueError, match="unfinished crop store; rerun"):
         CropStore(broken)
     other = r"broken\.db\.unfinished: made with every 1, not 2; keep to that or delete this file"

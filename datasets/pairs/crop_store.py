@@ -266,7 +266,11 @@ class CropWriter:
             self._held = opened.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error and issubclass(error, KeyboardInterrupt):
+            self._db.rollback()
+            kept = len(self.contents().stored)
+            print(f"{self.path}: {kept} sequences are kept; the same command goes on")
         self._held.close()
 
     def contents(self) -> Contents:

@@ -25,8 +25,8 @@ def add_pass_flags(parser: argparse.ArgumentParser) -> Flags:
         "--every",
         type=positive_int,
         metavar="N",
-        help="Track each sequence from every Nth frame on, in passes of their own: the same data"
-        " give more to score (default: from the first frame alone)",
+        help="Start a pass of its own at every Nth frame of each sequence, which gives more passes"
+        " to score (default: one pass, from the first frame)",
     )
     flags.add_argument(
         "--frames",

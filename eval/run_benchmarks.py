@@ -106,8 +106,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--workers",
         type=process_count,
         metavar="N",
-        help="Track in N processes, each with --threads threads, by default the cores divided by N"
-        f" (default: one for each core, at most {MAX_WORKERS})",
+        help=f"Track in N processes (default: one for each core, at most {MAX_WORKERS}). Each has"
+        " --threads threads, by default the number of cores divided by N",
     )
     add(
         "--resume",

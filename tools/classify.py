@@ -1,9 +1,9 @@
 """Classify images by a trained classifier, or measure its accuracy and speed on a test set.
 
-Packed files run without PyTorch, including your own networks, written by `export_network`. For
-these, images are cropped to the largest central part of their proportions, in grey if they take one
-channel. --compare runs a weights file both packed and in PyTorch, and counts the images on which
-the two differ.
+Packed files run without PyTorch, including your own networks, written by `export_network`. Their
+images are cropped to the largest central part with the network's aspect ratio, and turned grey if
+it takes one channel. --compare runs a weights file both packed and in PyTorch, and counts the
+images on which the two differ.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Turn trained weights into a packed file for this project's engine, or ONNX for other runtimes.
 
 packed: a 1-bit network with one bit per weight. The first layer of RB-SF or XNOR-SF is rounded to 7
-bits per weight, or to --first-bits; a classifier's real layers stay float32. The file is only
+bits per weight, or to --first-bits. A classifier's full-precision layers are not rounded: weights
+that are small multiples of a scale are stored as bytes, others as float32. The file is only
 written if it computes the same as the rounded network does in float64.
 
 onnx: two graphs of a tracker, NAME_backbone.onnx and NAME_head.onnx, or one of a classifier. The

@@ -1,9 +1,9 @@
 """Find targets to learn from in videos or pictures without boxes, by a published tracker.
 
-The tracker's box regression pulls random boxes onto things. In a video each thing is followed to
-the end and back again. The frames in which both ways agree become its track. Half of the tracks
+The tracker's box regression moves random boxes onto objects. In a video it follows each object to
+the end and back. The frames in which both directions agree become its track. Half of the tracks
 begin in the first frame, half in the last. A track NAME_1.txt has a box for each frame, or nan
-where none is known; it stands beside a link to the video. In a picture the things that stand
+where none is known; it stands beside a link to the video. In a picture the objects that stand
 out best are kept. Their boxes are rows of boxes.csv, which stands beside links to the pictures. The
 same command goes on with a run that was interrupted.
 """

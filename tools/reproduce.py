@@ -5,10 +5,11 @@ Missing trainings are run, half-done ones go on, and the figures are printed.
 table2, table3, table4 and figure2 are the trainings in configs/tables/NAME.yaml, of 70 to 200
 epochs each. The float teachers that they share are trained once. For a short variant, change only
 the epochs: --set epochs=3. --set changes any other setting of rbsf train-classifier too.
-table2_small is a variant for CPUs that takes an hour or two. table6 is counted, in a second.
+table2_small is a variant for CPUs that takes an hour or two. readings compares ways to read the
+paper's method, and imagenette has ten classes of ImageNet. table6 is counted, in a second.
 
-parts, sources and data_size are ablations of the tracker. Every training tracks over each --test;
-its results are stored where rbsf benchmark --out OUT stores them.
+parts, sources, data_size, recipe and teachers are ablations of the tracker. After each training the
+network tracks each --test; results are stored where rbsf benchmark --out OUT stores them.
 
 NAME may also be a .yaml file of your own. --list prints what there is to do. Ctrl-C keeps finished
 work; the same command goes on.

@@ -43,8 +43,8 @@ class MixConfig:
     )
     hard_share: float = setting(
         0.0,
-        "Choose this share of those targets, and of the distractors, to resemble the exemplar's:"
-        " similar in shape, and with the same name except for a number (dog_1.jpg, dog_2.jpg)",
+        "Choose this share of the negatives and distractors to look like the exemplar's target:"
+        " of a similar shape, and of the same file name but for a number (dog_1.jpg, dog_2.jpg)",
         metavar="SHARE",
     )
     distractor_share: float = setting(

@@ -47,8 +47,8 @@ class RectifyConfig:
     )
     norm_epochs: int = setting(
         -1,
-        "Measure the statistics of the batch-norms after N epochs and keep them from then on, as"
-        " in use; with -1 training uses each batch's own statistics to the end",
+        "After N epochs measure the batch-norms' statistics and freeze them, as at inference; with"
+        " -1 each batch's own statistics are used to the end",
     )
     lambda_kernel: float = setting(1e-4, "Weigh the kernel loss by this, lambda1 of Eq. 3")
     lambda_adversarial: float = setting(0.1, "Weigh the adversarial loss by this, lambda2 of Eq. 4")

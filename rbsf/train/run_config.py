@@ -139,8 +139,8 @@ class RunConfig:
     )
     cache: str | None = setting(
         None,
-        "Keep what several trainings can share, cut-out pairs and float teachers, in this folder;"
-        " by default in --out",
+        "Keep cut-out pairs and float teachers, which several trainings can share, in this folder,"
+        " not in --out",
         changeable=True,
         decisive=False,
         path=True,

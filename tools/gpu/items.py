@@ -105,7 +105,7 @@ CHECKS = [
     Check(
         "speed",
         "benchmarks/step_speed.py",
-        "images a second, where the time goes, what beside each other is worth",
+        "images a second, where the time goes, gain from parallel trainings",
         4,
         ("--device", "cpu", "--stages", "4-4-8-16", "--batch-size", "16", "--seconds", "0.2"),
     ),

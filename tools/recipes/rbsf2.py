@@ -1,4 +1,4 @@
-"""The training of RB-SF 2 from a published tracker of two graphs, or of its presence output.
+"""Trains RB-SF 2 from a published tracker (two ONNX graphs), or only its presence output.
 
 `tools/train_rbsf.py --model rbsf2` runs it.
 """

@@ -153,11 +153,16 @@ def has_jump(run: LongRun, overlap: np.ndarray) -> bool:
 
 
 def _best_f(judged: list[_Judged]) -> tuple[float, float, float]:
-    """F, precision and recall at the threshold of the score that has the highest F."""
+    """F, precision and recall at the threshold of the score that has the highest F.
+
+    All are NaN if no frame shows a target.
+    """
     scores = np.concatenate([one.run.scores for one in judged])
     best = (0.0, 0.0, 0.0)
     for threshold in np.quantile(scores, np.linspace(0, 1, THRESHOLDS)):
         precision, recall = _precision_and_recall(judged, threshold)
+        if np.isnan(recall):
+            return recall, recall, recall
         f = 2 * precision * recall / max(precision + recall, 1e-12)
         best = max(best, (f, precision, recall))
     return best

@@ -61,6 +61,12 @@ def test_f_is_taken_at_the_best_threshold():
     assert scores.f == pytest.approx(2 / 3)
 
 
+def test_f_of_targets_that_never_show_is_nan():
+    run = run_of([HERE] * 3, [1.0, 0.9, 0.8], [0] * 3)
+    scores = score_long([(run, sequence_of([HERE, ABSENT, ABSENT]))])
+    assert np.isnan([scores.f, scores.precision, scores.recall]).all()
+
+
 def test_a_score_is_reliable_where_it_is_the_share_of_hits():
     scores = np.array([0.25, 0.25, 0.25, 0.25, 0.96, 1.0])
     hits = np.array([True, False, False, False, True, False])

@@ -105,6 +105,19 @@ def test_multiples_of_powers_of_two_are_kept_as_bytes(tmp_path: Path) -> None:
         assert read.tensors["weight"].dtype == np.float32
 
 
+def test_weights_in_any_order_are_written(tmp_path: Path) -> None:
+    make = Maker(0, (4, 5, 3))
+    make.add("flatten", make.conv(3, kernel=1, stride=1, padding=0, groups=1, source="image"))
+    for outputs, inputs in ((32, 60), (32, 32), (32, 32), (32, 32)):
+        weight = make.rng.integers(-9, 9, (outputs, inputs)).astype(np.float32)
+        tensors = {"weight": np.asfortranarray(weight), "bias": make.normal(outputs)}
+        make.add("linear", make.nodes[-1].name, tensors=tensors)
+    path = tmp_path / "fortran.safetensors"
+    write_packed(path, PackedModel("tiny", "classifier", tuple(make.nodes), {}))
+    for node, read in zip(make.nodes[3:], read_packed(path).nodes[3:], strict=True):
+        np.testing.assert_array_equal(read.tensors["weight"], node.tensors["weight"])
+
+
 @pytest.mark.parametrize(
     ("form", "kind", "advice"),
     [

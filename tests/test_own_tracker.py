@@ -47,6 +47,12 @@ def code(tmp_path: Path) -> Path:
     return tmp_path / "mine.py"
 
 
+def test_what_it_does_not_find_is_lost(code: Path) -> None:
+    tracker, image = parse_tracker(f"{code}:AsInOpenCV").build(), np.zeros((20, 30, 3), np.uint8)
+    tracker.init(image, np.array([1.0, 2, 3, 4]))
+    assert tracker.update(image).lost
+
+
 def test_its_boxes_are_taken(code: Path) -> None:
     spec = parse_tracker(f"ours={code}:Right")
     assert spec.label == "ours"

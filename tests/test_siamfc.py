@@ -231,6 +231,16 @@ def test_a_lost_target_in_a_frame_of_another_size(tracker: SiamFC) -> None:
     np.testing.assert_allclose(result.box, [400, 40, 96, 72], atol=8)
 
 
+def test_a_frame_of_another_size_ends_the_watch_of_a_window(tracker: SiamFC) -> None:
+    for _ in range(20):
+        tracker.update(BACKGROUND)
+    while tracker._known.left is None:  # until the target is seen in a window
+        assert tracker.update(frame(200, 20)).lost
+    double = cv2.resize(BACKGROUND, None, fx=2, fy=2)
+    for _ in range(2):
+        np.testing.assert_allclose(tracker.update(double).box, [200, 160, 96, 72], atol=1)
+
+
 def test_stays_inside_the_frame_when_the_target_leaves(tracker: SiamFC) -> None:
     for i in range(30):
         center = tracker.update(frame(min(100 + 8 * i, 271), 80)).box

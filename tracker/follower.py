@@ -9,10 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from rbsf.tracker.geometry import EXEMPLAR_SIZE, SEARCH_SIZE, as_rgb, box_around, exemplar_side
+from rbsf.tracker.geometry import (
+    EXEMPLAR_SIZE,
+    SEARCH_SIZE,
+    as_rgb,
+    box_around,
+    exemplar_side,
+    rescaled,
+)
 from rbsf.tracker.scan import Windows
 from rbsf.tracker.states import Result, State, StateMonitor
 from rbsf.tracker.target import Target
+
+# Part of the name of benchmark results of all our trackers. Raise this when boxes change for the
+# same weights and constants, so that old results are not reused: after a change of a tracker, of
+# its search for lost targets, of geometry, or of the packed engine.
+TRACKER_VERSION = 4
 
 WINDOWS_PER_CROP = 2  # windows searched while lost, for each crop of a tracked frame
 WINDOW_STEP = 1.0  # distance between the centres of windows, in sides of the target's crop
@@ -222,7 +234,8 @@ class Follower(ABC):
         ratio = past.target.follow_frame(image)
         if ratio is None:
             return
-        past.left = None
+        if past.left is not None:  # end the watch of a window
+            past.target.center, past.left = rescaled(past.left, ratio), None
         past.box = past.box * np.tile(ratio, 2)
         if past.windows:
             past.windows = self._windows(past.target)

@@ -49,6 +49,11 @@ def exemplar_sides(sizes: np.ndarray) -> np.ndarray:
     return np.sqrt((w + margin) * (h + margin))
 
 
+def rescaled(place: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+    """A place (x, y) in an image that is `ratio` (x, y) times as large."""
+    return (place + 0.5) * ratio - 0.5  # pixel 0 reaches from -0.5 to 0.5
+
+
 def crop_square(
     image: np.ndarray,
     center: Sequence[float] | np.ndarray,

@@ -10,6 +10,7 @@ import numpy as np
 from rbsf.shipped import DEFAULT, find_weights
 from rbsf.tracker.geometry import as_rgb
 from rbsf.tracker.loading import constants_of, load_network, make_tracker
+from rbsf.tracker.states import State
 
 
 class Tracker:
@@ -20,8 +21,8 @@ class Tracker:
         found, box = tracker.update(next_frame)
 
     Frames are as OpenCV reads them: `[H, W, 3]` uint8, **BGR**, or `[H, W]` gray. Boxes are x, y,
-    w, h in pixels, 0-based, floats. `score` is the score of the last frame, see
-    `rbsf.tracker.states.Result`.
+    w, h in pixels, 0-based, floats. `score` and `state` are those of the last frame, see
+    `rbsf.tracker.states`.
     """
 
     def __init__(self, weights: str | Path = DEFAULT, threads: int | None = None) -> None:
@@ -32,7 +33,7 @@ class Tracker:
         path = find_weights(weights)
         network = load_network(path, "cpu", threads=threads)
         self._tracker = make_tracker(network, constants_of(path)())
-        self.score = 1.0
+        self.score, self.state = 1.0, State.TRACKED
 
     def init(self, image: np.ndarray, box: Sequence[float]) -> None:
         """Learn the target in `box`.
@@ -40,11 +41,11 @@ class Tracker:
         Raises ValueError for a box that has no area, is not finite or is outside the frame.
         """
         self._tracker.init(as_rgb(image, "BGR"), box)
-        self.score = 1.0
+        self.score, self.state = 1.0, State.TRACKED
 
     def update(self, image: np.ndarray) -> tuple[bool, tuple[float, float, float, float]]:
         """Whether the target is there, and its box; raises RuntimeError before `init`."""
         result = self._tracker.update(as_rgb(image, "BGR"))
-        self.score = result.score
+        self.score, self.state = result.score, result.state
         x, y, w, h = (float(side) for side in result.box)
         return not result.lost, (x, y, w, h)

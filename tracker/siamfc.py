@@ -26,11 +26,6 @@ from rbsf.tracker.states import Result, StateConfig, check_shares
 from rbsf.tracker.target import Target
 from rbsf.tracker.template import Template, look_at
 
-# Part of the name of benchmark results of all our trackers. Raise this when boxes change for the
-# same weights and constants, so that old results are not reused: after a change of a tracker, of
-# its search for lost targets, of geometry, or of the packed engine.
-TRACKER_VERSION = 4
-
 Backbone = Callable[[np.ndarray], np.ndarray]
 
 CORRELATIONS = ("float", "bits")

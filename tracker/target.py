@@ -14,6 +14,7 @@ from rbsf.tracker.geometry import (
     crop_square,
     exemplar_side,
     mean_color,
+    rescaled,
 )
 
 LEAST_CONTRAST = 1.0  # standard deviation of the pixels of a target that can be followed
@@ -68,7 +69,7 @@ class Target:
         if (frame == self.frame).all():
             return None
         ratio = frame / self.frame
-        self.center = (self.center + 0.5) * ratio - 0.5  # pixel 0 reaches from -0.5 to 0.5
+        self.center = rescaled(self.center, ratio)
         self.size = self.size * ratio
         self.frame = frame
         return ratio

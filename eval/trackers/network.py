@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass, field
 
 from rbsf.eval.trackers.spec import Tracker, TrackerSpec
+from rbsf.tracker.follower import TRACKER_VERSION
 from rbsf.tracker.loading import Constants, load_network, make_tracker
-from rbsf.tracker.siamfc import TRACKER_VERSION, TrackerConfig
+from rbsf.tracker.siamfc import TrackerConfig
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from rbsf.eval.trackers.spec import TrackerSpec, check_files, split_files
 from rbsf.system.program import install_advice
 from rbsf.tracker.anchor_free import AS_PUBLISHED, AnchorFree, AnchorFreeConfig
-from rbsf.tracker.siamfc import TRACKER_VERSION
+from rbsf.tracker.follower import TRACKER_VERSION
 
 PREFIX = "onnx:"
 

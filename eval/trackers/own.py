@@ -14,7 +14,7 @@ import numpy as np
 
 from rbsf.eval.trackers.spec import TrackerSpec
 from rbsf.system.text import one_line
-from rbsf.tracker.states import Result
+from rbsf.tracker.states import Result, State
 
 
 class OwnTracker:
@@ -55,7 +55,8 @@ class OwnTracker:
         pair = isinstance(found, tuple) and len(found) == 2
         try:
             score, box = found if pair else (1.0, found)
-            return Result(np.asarray(box, dtype=np.float64).reshape(4), float(score))
+            state = State.TRACKED if score else State.LOST
+            return Result(np.asarray(box, dtype=np.float64).reshape(4), float(score), state)
         except (TypeError, ValueError):
             shown = one_line(repr(found), 100)
             expected = "expected x,y,w,h, a Result, or (found, (x, y, w, h))"

@@ -55,7 +55,7 @@ def write_packed(path: str | Path, packed: PackedModel) -> None:
         for key, array in _smaller(node.tensors, entry).items():
             own = f"{node.name}.{key}"
             name = names.setdefault(id(array), own)
-            tensors[name] = np.ascontiguousarray(array)
+            tensors[name] = array  # as long as it exists, no other array has its id
             if name != own:
                 entry.setdefault("shared", {})[key] = name
         entries.append(entry)
@@ -66,6 +66,7 @@ def write_packed(path: str | Path, packed: PackedModel) -> None:
         "layers": json.dumps(entries, separators=(",", ":")),
         "info": json.dumps(packed.info),
     }
+    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     whole = save(tensors, metadata | {"sha256": digest(metadata, tensors)})
     write_atomically(path, in_order(whole))
 

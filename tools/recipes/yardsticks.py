@@ -17,8 +17,9 @@ from rbsf.eval.trackers.static import StaticTracker
 from rbsf.shipped import find_weights
 from rbsf.system.files import write_atomically
 from rbsf.system.text import read_text
+from rbsf.tracker.follower import TRACKER_VERSION
 from rbsf.tracker.loading import load_network, make_tracker
-from rbsf.tracker.siamfc import TRACKER_VERSION, TrackerConfig
+from rbsf.tracker.siamfc import TrackerConfig
 
 Figures = dict[str, float]
 

@@ -73,7 +73,7 @@ def test_a_training_in_two_parts_is_the_same_to_the_bit(
     with pytest.raises(KeyboardInterrupt):
         run(store, pair, tmp_path / "parts", "--save-minutes", "0")
     monkeypatch.undo()
-    assert main(["--model", "rbsf2", "--resume", "--out", str(tmp_path / "parts")]) == 0
+    assert main(["--resume", "--out", str(tmp_path / "parts")]) == 0
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[key], parts[key]) for key in whole)

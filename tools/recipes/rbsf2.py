@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from rbsf.datasets.pairs.training_data import open_stores
 from rbsf.datasets.video.sequences import Sequence, load_sequences
 from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, map_statistics
-from rbsf.models import build
+from rbsf.models import WHOLE, build
 from rbsf.models.rbsf2 import FLOAT, Block, check_method, lower_gradients
 from rbsf.shipped import CONFIGS
 from rbsf.tools.recipes.pairs import PairConfig, PairRecipe
@@ -43,8 +43,7 @@ MEASURED = 8  # batches from which the deviation of the teacher's features is me
 class DistillConfig(PairConfig):
     """Everything about the training of RB-SF 2."""
 
-    FIRST: ClassVar[tuple[str, ...]] = tuple(name for name in PairConfig.FIRST if name != "model")
-
+    model: str = setting("rbsf2", "Train this network", choices=tuple(WHOLE), decisive=False)
     teacher: str | None = setting(
         None,
         "Learn from the published tracker in these two files",

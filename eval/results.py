@@ -23,10 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rbsf.datasets.video import index
 from rbsf.datasets.video.layouts import otb_name
 from rbsf.datasets.video.sequences import Sequence
-from rbsf.system.files import write_atomically
+from rbsf.system.files import state_digest, write_atomically
 from rbsf.system.text import encode, read_text
 
 # A process that is killed while writing leaves a file whose name begins with a dot.
@@ -151,7 +150,7 @@ def fingerprint(sequence: Sequence) -> str:
 
 def stamp(sequence: Sequence) -> str:
     """Digest like `fingerprint`, but of the files' sizes and times, so no file is read."""
-    return index.stamp_of([(_start(sequence), [Path(file) for file in sequence.files()])])[:16]
+    return state_digest([(_start(sequence), [Path(file) for file in sequence.files()])])[:16]
 
 
 def _start(sequence: Sequence) -> str:

@@ -266,6 +266,16 @@ def whole_option(name: str, value: Any) -> int:
     return value
 
 
+def flag_option(name: str, value: Any) -> bool:
+    """Check that the `value` of method option `name` is true or false, and return it.
+
+    Raises ValueError if it is anything else.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"method option {name} is {value!r}; it must be true or false")
+    return value
+
+
 def binary_layers(model: nn.Module) -> dict[str, BinaryConv2d]:
     """Binary convolutions of `model` by name, in order."""
     return {name: m for name, m in model.named_modules() if isinstance(m, BinaryConv2d)}

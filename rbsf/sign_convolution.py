@@ -14,14 +14,14 @@ from rbsf.engine.bit_layout import kernel_arguments
 from rbsf.engine.cpu import choose_isa, native
 from rbsf.engine.node import Node
 
-# Instruction sets with kernels faster than PyTorch's, each with the one that runs `sums` on it.
-ISAS = {"amx": "avx512", "avx512": "avx512", "avx2": "avx2", "neon": "neon"}
+ISAS = ("amx", "avx512", "avx2", "neon")  # instruction sets with kernels faster than PyTorch's
 
 
 @cache
 def _isa() -> str:
     """The instruction set of the engine's kernels; empty if they would not be faster."""
-    return ISAS.get(choose_isa(), "") if native else ""
+    isa = choose_isa()
+    return isa if native and isa in ISAS else ""
 
 
 def has_kernels(signs: Tensor, kernel: Tensor) -> bool:

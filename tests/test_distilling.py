@@ -169,7 +169,7 @@ def test_presence_is_looked_at_between_two_sequences(store: Path, tmp_path: Path
 def test_mistakes_of_a_user_are_named(store: Path, pair: str, tmp_path: Path) -> None:
     data = ["--data", str(store)]
     for flags, message in (
-        (data, r"teacher is None; give two files, --teacher BACKBONE\.onnx,HEAD\.onnx"),
+        (data, r"--teacher is None; give two files, BACKBONE\.onnx,HEAD\.onnx"),
         (["--teacher", pair], "data is empty; give crop stores or folders by --data"),
         (
             [*data, "--teacher", pair, "--channels", "8-x"],

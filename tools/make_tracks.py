@@ -104,18 +104,16 @@ def main(argv: list[str] | None = None) -> int:
     import numpy as np
     from tqdm import tqdm
 
-    from rbsf.tracker.onnx_pair import open_pair
+    from rbsf.tracker.onnx_pair import open_pair, split_pair
 
     paths, give = list_files(args.videos)
-    files = args.teacher.split(",")
-    if len(files) != 2:
-        raise ValueError(f"--teacher {args.teacher!r}: give two files, BACKBONE.onnx,HEAD.onnx")
+    files = split_pair(args.teacher)
     if args.out.resolve() == args.videos.resolve():
         raise ValueError(f"--out {args.out} is the folder of --videos; give another")
     if give is give_tracks:
         check_names(paths)
     settings = {
-        "teacher": [Path(file).name for file in files],
+        "teacher": [file.name for file in files],
         "count": args.count,
         "seed": args.seed,
     }

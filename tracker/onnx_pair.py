@@ -17,6 +17,17 @@ from rbsf.tracker.rbsf2 import answer_of, try_network
 OWN_INPUTS = {"template", "features"}  # inputs of the heads that this project writes
 
 
+def split_pair(text: str | None, flag: str = "--teacher") -> tuple[Path, Path]:
+    """The two files that `flag` was given as "BACKBONE,HEAD".
+
+    Raises ValueError unless there are two.
+    """
+    files = [Path(name) for name in (text or "").split(",") if name]
+    if len(files) != 2:
+        raise ValueError(f"{flag} is {text!r}; give two files, BACKBONE.onnx,HEAD.onnx")
+    return files[0], files[1]
+
+
 def open_pair(backbone: str | Path, head: str | Path, threads: int = 1) -> OnnxPair:
     """The network made of two graphs; it uses `threads` CPU threads.
 

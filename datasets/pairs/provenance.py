@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rbsf.datasets.video.index import stamp_of
+from rbsf.system.files import state_digest
 from rbsf.system.text import printable
 
 
@@ -49,7 +49,7 @@ def origin_of(
     if chosen is not None:
         text = f"{chosen.tolist()} {_digest(boxes[chosen])}"
         distinct = [Path(file) for file in dict.fromkeys(chosen_files)]
-        state = stamp_of([(text, distinct)])
+        state = state_digest([(text, distinct)])
     return Origin(state, printable(str(Path(files[0]).resolve())), _digest(boxes))
 
 

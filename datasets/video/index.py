@@ -6,12 +6,10 @@ them and reading 9,335 annotations would take minutes at every start.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from rbsf.system.files import write_atomically
-from rbsf.system.text import encode
 
 FORMAT = "rbsf-index-2"
 PARTS = ("counts", "files", "boxes")  # arrays in the file, beside the key
@@ -51,23 +48,6 @@ def _home() -> Path:
         return Path.home()
     except RuntimeError:
         return Path(tempfile.gettempdir())
-
-
-def stamp_of(descriptions: Iterable[tuple[str, list[Path]]]) -> str:
-    """Digest of descriptions, and of the state of the files and folders they were read from.
-
-    A folder's time changes when a frame is added or removed, so no folder has to be listed.
-    """
-    digest = hashlib.sha256(FORMAT.encode())
-    for text, paths in descriptions:
-        digest.update(encode(text))
-        for path in paths:
-            try:
-                state = path.stat()
-                digest.update(f"{state.st_mtime_ns} {state.st_size}".encode())
-            except OSError:
-                digest.update(b"missing")
-    return digest.hexdigest()
 
 
 def save_index(path: Path, key: str, records: list[Record]) -> None:

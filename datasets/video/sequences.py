@@ -22,10 +22,11 @@ from tqdm import tqdm
 
 from rbsf.datasets.video.frames import open_frames
 from rbsf.datasets.video.images import list_images, read_image
-from rbsf.datasets.video.index import Record, default_cache, load_index, save_index, stamp_of
+from rbsf.datasets.video.index import FORMAT, Record, default_cache, load_index, save_index
 from rbsf.datasets.video.layouts import Entry, find_entries, otb_name
 from rbsf.datasets.video.pixels import are_fractions, misfit
 from rbsf.datasets.video.sources import count_frames, read_video_frame
+from rbsf.system.files import state_digest
 from rbsf.system.text import encode, read_text
 
 COVER, ABSENCE = "cover.label", "absence.label"  # GOT-10k's
@@ -359,7 +360,8 @@ def _load_indexed(
     entries: list[Entry], root: Path, broken: dict[str, str] | None
 ) -> list[Sequence]:
     """Read entries from their index; if it is missing or outdated, read them and make one."""
-    key = stamp_of((repr(entry), _sources(entry)) for entry in entries)
+    sources = [(repr(entry), _sources(entry)) for entry in entries]
+    key = state_digest([(FORMAT, []), *sources])
     text = f"{root.resolve()} {[entry.name for entry in entries]}"
     path = default_cache() / f"sequences-{hashlib.sha256(encode(text)).hexdigest()[:16]}.npz"
     records = load_index(path, key)

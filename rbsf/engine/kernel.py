@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -60,6 +61,19 @@ class Target:
         """The same target, without the prepared values of the node called `name`."""
         others = {key: made for key, made in self.prepared.items() if key[0] != name}
         return replace(self, prepared=others)
+
+
+def convolution(conv: object, target: Target, cost: float = math.inf) -> Kernel:
+    """A kernel that runs one convolution of the extension.
+
+    `cost`: estimated microseconds per number of the output.
+    """
+
+    def compute(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
+        threads = target.share(out.size * cost)
+        target.native.forward([conv], [inputs[0], out], threads, target.isa, None)
+
+    return Kernel(compute)
 
 
 def rows_of(values: np.ndarray, shape: Shape) -> np.ndarray:

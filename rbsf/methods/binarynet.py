@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rbsf.binarize import clip_sign, stochastic_sign
-from rbsf.layers import BinaryConv2d
+from rbsf.layers import BinaryConv2d, flag_option
 
 
 class BinaryNetConv2d(BinaryConv2d):
@@ -24,12 +24,8 @@ class BinaryNetConv2d(BinaryConv2d):
     sign = staticmethod(clip_sign)
 
     def __init__(self, *args: Any, stochastic: bool = False, **kwargs: Any) -> None:
-        if not isinstance(stochastic, bool):
-            raise ValueError(
-                f"method option stochastic is {stochastic!r}; it must be true or false"
-            )
         super().__init__(*args, **kwargs)
-        self.stochastic = stochastic
+        self.stochastic = flag_option("stochastic", stochastic)
 
     def activate(self, x: Tensor) -> Tensor:
         """The binary input of the convolution; see `BinaryConv2d.activate`."""

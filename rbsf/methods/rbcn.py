@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rbsf.binarize import approx_sign
-from rbsf.layers import BinaryConv2d, Term
+from rbsf.layers import BinaryConv2d, Term, flag_option
 
 
 class RBConv2d(BinaryConv2d):
@@ -35,7 +35,7 @@ class RBConv2d(BinaryConv2d):
         super().__init__(*args, **kwargs)
         options = {"per_filter": per_filter, "matrix": matrix, "mean_loss": mean_loss}
         for name, value in options.items():
-            _check_choice(name, value)
+            flag_option(name, value)
         self.matrix, self.mean_loss = matrix, mean_loss
         matrices = self.out_channels if per_filter else 1
         self.C = nn.Parameter(torch.empty(matrices, *self.weight.shape[1:]))
@@ -87,9 +87,3 @@ class RBConv2d(BinaryConv2d):
     def _learns_bits(self) -> bool:
         """See `BinaryConv2d`; a kernel of the values of a matrix is not binary."""
         return not self._learns_matrix() and super()._learns_bits()
-
-
-def _check_choice(name: str, value: Any) -> None:
-    """Raise ValueError if `value` of method option `name` is neither true nor false."""
-    if not isinstance(value, bool):
-        raise ValueError(f"method option {name} is {value!r}; it must be true or false")

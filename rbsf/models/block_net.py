@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from rbsf.models.rbsf2 import FLOAT, MOST_BLOCKS, Block
+from rbsf.models.rbsf2 import FLOAT, MOST_BLOCKS
+from rbsf.models.rbsf2 import stages as block_stages
 from rbsf.models.resnet import parse_stages
 from rbsf.models.whole import Round, Slope
 
@@ -36,14 +37,9 @@ class BlockNet(nn.Module):
         inputs = widths[0]
         conv = nn.Conv2d(3, inputs, 3, padding=1, bias=False)
         self.stem = nn.Sequential(conv, nn.BatchNorm2d(inputs), Slope(inputs), Round())
-        self.blocks = nn.Sequential()
-        for stage, outputs in enumerate(widths):
-            for position in range(depth):
-                halves = stage > 0 and position == 0
-                self.blocks.append(Block(inputs, outputs, 2 if halves else 1, method))
-                inputs = outputs
+        self.blocks, last = block_stages(inputs, widths, [depth] * len(widths), method)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(inputs, classes)
+        self.classifier = nn.Linear(last, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""

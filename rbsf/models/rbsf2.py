@@ -35,6 +35,7 @@ from rbsf.sign_convolution import convolve_signs
 HALF_SIDE = 32  # pixels from the middle of a square target to its sides, in crops of 127 and 255
 FLOAT = "float"  # the method of the float twin: the same network without signs
 MOST_BLOCKS = 32  # most blocks in a row
+KERNEL = 3  # width and height of the windows of a block
 TEMPLATE_CELLS = 64  # cells of a template's features, 8 x 8
 SIDES = slice(1, 5)  # the head's maps with the distances to the target's sides
 
@@ -127,16 +128,14 @@ class Block(nn.Module):
     mixes them, see `Mix`.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, stride: int, method: str, kernel: int = 3
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, method: str) -> None:
         super().__init__()
         self.stride = stride
         self.sums: nn.Module
         if method == FLOAT:
-            self.sums = RealSums(inputs, outputs, kernel, stride)
+            self.sums = RealSums(inputs, outputs, KERNEL, stride)
         else:
-            self.sums = Sums(inputs, outputs, kernel, stride, method)
+            self.sums = Sums(inputs, outputs, KERNEL, stride, method)
         self.norm, self.slope, self.round = WholeNorm(outputs), Slope(outputs), Round()
         self.halved = Round(16 * LIMIT)  # with 16 more blocks after it, sums still fit 16 bits
         self.mix = None if inputs == outputs else Mix(inputs, outputs, LIMIT)
@@ -149,6 +148,19 @@ class Block(nn.Module):
         if self.mix is not None:
             shortcut = self.mix(shortcut)
         return shortcut + self.round(self.slope(self.norm(self.sums(x))))
+
+
+def stages(
+    inputs: int, channels: Sequence[int], depths: Sequence[int], method: str
+) -> tuple[nn.Sequential, int]:
+    """Stages of blocks, and the channels of the last map; all but the first stage halve the map."""
+    blocks = nn.Sequential()
+    for stage, (outputs, depth) in enumerate(zip(channels, depths, strict=True)):
+        for position in range(depth):
+            halves = stage > 0 and position == 0
+            blocks.append(Block(inputs, outputs, 2 if halves else 1, method))
+            inputs = outputs
+    return blocks, inputs
 
 
 class Backbone(nn.Module):
@@ -165,14 +177,8 @@ class Backbone(nn.Module):
         first = channels[0]
         conv = Stem(first, stem, 4)
         self.stem = nn.Sequential(conv, norm_of_stem(conv), Slope(first), Round())
-        self.blocks = nn.Sequential()
-        inputs = first
-        for stage, (outputs, depth) in enumerate(zip(channels, depths, strict=True)):
-            for position in range(depth):
-                halves = stage > 0 and position == 0
-                self.blocks.append(Block(inputs, outputs, 2 if halves else 1, method))
-                inputs = outputs
-        self.neck = Mix(inputs, features, BYTE)
+        self.blocks, last = stages(first, channels, depths, method)
+        self.neck = Mix(last, features, BYTE)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""

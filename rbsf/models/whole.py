@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rbsf.binarize import straight_through
+from rbsf.engine.node import LARGEST_PIXEL
+from rbsf.engine.ops.conv_u8 import MAX_WEIGHT
 
 STEP = 1 / 32  # unit of the values of maps
 LIMIT = 1023  # most steps that a layer may add to a map; sums of 32 such layers fit 16 bits
@@ -25,9 +27,7 @@ PRODUCT_BITS = 23  # bits of a sum times its scale; with a bias it fits the 24 b
 STEM_LAST_BIT = 2.0**-20
 STEM_LARGEST_BIAS = 8.0
 SLOPE_STEPS = 16  # number of steps in a slope of 1
-WEIGHT_LIMIT = 63  # largest weight of a stem; the sum of two products with pixels fits 16 bits
 BYTE = 127  # limit of the weights of 8-bit layers, and of their inputs in steps
-LARGEST_PIXEL = 255
 TINY = 1e-12  # replaces 0 in logarithms
 
 
@@ -226,7 +226,7 @@ class Stem(nn.Conv2d):
 
     def rounded(self) -> tuple[Tensor, Tensor]:
         """Weight `[O, 3, k, k]` and a bias of 0, `[O]`."""
-        unit = _largest(self.weight) / WEIGHT_LIMIT
+        unit = _largest(self.weight) / MAX_WEIGHT
         return _whole(self.weight / unit[:, None, None, None], 1), torch.zeros_like(unit)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -239,7 +239,7 @@ def norm_of_stem(stem: Stem) -> WholeNorm:
 
     Raises ValueError if no bits are left.
     """
-    largest = WEIGHT_LIMIT * LARGEST_PIXEL * stem.weight[0].numel()
+    largest = MAX_WEIGHT * LARGEST_PIXEL * stem.weight[0].numel()
     bits = PRODUCT_BITS - math.ceil(math.log2(largest))
     if bits < 1:
         raise ValueError(f"stem is {stem.kernel_size[0]}; give 9 or less, whose sums are exact")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from rbsf.system.text import encode
+
 TEMPORARY = re.compile(r"\..+\.(\d+)\.part(\.[^.]*)?")  # a hidden file named after its process
+STATE_SEED = b"rbsf-index-2"  # crop stores and benchmark results hold digests that begin with it
 STREAMS = [("/", "dev", name) for name in ("stdout", "stderr", "fd")]
 
 
@@ -101,3 +105,21 @@ def _runs_elsewhere(process: int) -> bool:
     except PermissionError:  # the process of another user
         return True
     return True
+
+
+def state_digest(descriptions: Iterable[tuple[str, Iterable[Path]]]) -> str:
+    """Digest of descriptions, and of the state of the files and folders they were read from.
+
+    The state is size and time, so no file is read. A folder's time changes when a file in it is
+    added or removed.
+    """
+    digest = hashlib.sha256(STATE_SEED)
+    for text, paths in descriptions:
+        digest.update(encode(text))
+        for path in paths:
+            try:
+                state = path.stat()
+                digest.update(f"{state.st_mtime_ns} {state.st_size}".encode())
+            except OSError:
+                digest.update(b"missing")
+    return digest.hexdigest()

@@ -19,12 +19,11 @@ def pack(pairs: Path, teacher: str, folder: Path, most_bytes: int) -> list[Path]
     Raises FileNotFoundError if a file is missing, and ValueError if one is not a store or a graph.
     """
     from rbsf.datasets.pairs.crop_store import CropStore
+    from rbsf.tracker.onnx_pair import split_pair
     from rbsf.tracker.teachers.graph import write_graph
     from rbsf.tracker.teachers.pair import read_pair
 
-    files = teacher.split(",")
-    if len(files) != 2:
-        raise ValueError(f"--teacher {teacher}: give two files, BACKBONE.onnx,HEAD.onnx")
+    files = split_pair(teacher)
     CropStore(pairs)  # raises an error if this is not a store
     pair = read_pair(*files)
     content = {PAIRS: pairs}

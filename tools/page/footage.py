@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 
 from rbsf.datasets.video.sources import BrokenVideo, Frames
-from rbsf.tools.page.settings import DEFAULT_FPS, Refused
+from rbsf.tools.page.settings import Refused
 from rbsf.tools.page.spool import Spool
 from rbsf.tools.page.work import Work
+from rbsf.tools.tracking.span import DEFAULT_FPS
 
 SHOWN_WIDTH = 1280  # pixels; wider frames are sent to the page at this width
 QUALITY = 85  # quality of JPEGs

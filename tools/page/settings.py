@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rbsf.tools.tracking.span import Place
+from rbsf.tools.tracking.span import DEFAULT_FPS, Place
 
-DEFAULT_FPS = 25.0  # for videos without a rate
 MEGABYTE = 1_000_000
 LEAST_SIDE = 4  # smallest side of a drawn box, in pixels
 

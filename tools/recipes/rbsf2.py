@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from rbsf.tools.recipes.presence import options_of, presence_auc, with_presence
 from rbsf.tools.recipes.yardsticks import digest_of, kept, still_and_shipped, track_heads
 from rbsf.tracker.anchor_free import AnchorFree
 from rbsf.tracker.distill import DistillTask, PresenceTask, answers
+from rbsf.tracker.onnx_pair import split_pair
 from rbsf.tracker.rbsf2 import TorchNetwork
 from rbsf.tracker.teachers.pair import read_pair
 from rbsf.train import distributed
@@ -91,11 +92,8 @@ class DistillConfig(PairConfig):
         super().__post_init__()
         _check_numbers("channels", self.channels, least=1)
         _check_numbers("depths", self.depths, least=0)
-        files = self.teacher.split(",") if self.teacher else []
-        if not self.presence_of and len(files) != 2:
-            raise ValueError(
-                f"teacher is {self.teacher!r}; give two files, --teacher BACKBONE.onnx,HEAD.onnx"
-            )
+        if not self.presence_of:
+            split_pair(self.teacher)
         if self.from_twin and not self.twin:
             raise ValueError("from_twin is true without a twin; give its weights by --twin")
         if self.method != FLOAT:
@@ -156,7 +154,7 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
     def check_teacher(self) -> None:
         """See `Recipe`."""
         if not self.config.presence_of:
-            read_pair(*str(self.config.teacher).split(","))
+            read_pair(*split_pair(self.config.teacher))
 
     def untrained(self) -> nn.Module:
         """See `Recipe`; with --presence-of, that network with a new presence output."""
@@ -175,7 +173,7 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         if config.presence_of:
             return Rectifier(student, None, PresenceTask(), config.algorithm)
         lower_gradients(student, dtype_of(config.machine.precision, device))
-        source = read_pair(*str(config.teacher).split(",")).to(device)
+        source = read_pair(*split_pair(config.teacher)).to(device)
         weights = config.lambda_features, config.lambda_target, config.lambda_sides
         task = DistillTask(source, *weights)
         task.measure(list(self.some_batches(MEASURED)))
@@ -206,7 +204,7 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         if not config.val:
             return None
         if not config.presence_of:
-            heads = self._heads()
+            heads = self._heads
             return lambda net: track_heads(AnchorFree(TorchNetwork(net)), heads)
         sequences = load_sequences(Path(config.val))
         if len(sequences) < 2:
@@ -220,9 +218,10 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         config = self.config
         if config.presence_of:
             return {"a guess": {"val_presence": 0.5}}
-        heads, threads = self._heads(), config.machine.threads
+        heads, threads = self._heads, config.machine.threads
         return kept(self.folder, digest_of(heads), lambda: still_and_shipped(heads, threads))
 
+    @cached_property
     def _heads(self) -> list[Sequence]:
         """The first frames of the sequences of --val."""
         sequences = load_sequences(Path(str(self.config.val)))

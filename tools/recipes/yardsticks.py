@@ -9,13 +9,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rbsf.datasets.video.index import stamp_of
 from rbsf.datasets.video.sequences import Sequence
 from rbsf.eval.metrics import mean_curves, score_sequence
 from rbsf.eval.runner import Tracker, track_sequence
 from rbsf.eval.trackers.static import StaticTracker
 from rbsf.shipped import find_weights
-from rbsf.system.files import write_atomically
+from rbsf.system.files import state_digest, write_atomically
 from rbsf.system.text import read_text
 from rbsf.tracker.follower import TRACKER_VERSION
 from rbsf.tracker.loading import load_network, make_tracker
@@ -62,7 +61,7 @@ def digest_of(heads: list[Sequence], others: Iterable[Path] = ()) -> str:
         boxes = hashlib.sha256(head.boxes.tobytes()).hexdigest()
         described.append((f"{head.name} {boxes}", [Path(file) for file in head.files()]))
     shipped = [find_weights("rbsf"), *sorted(set(others))]
-    return stamp_of([*described, (f"tracker {TRACKER_VERSION}", shipped)])
+    return state_digest([*described, (f"tracker {TRACKER_VERSION}", shipped)])
 
 
 def kept(folder: Path, state: str, measure: Callable[[], dict[str, Figures]]) -> dict[str, Figures]:

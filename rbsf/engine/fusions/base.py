@@ -118,12 +118,3 @@ class Fusion(Run):
 def each_channel(values: np.ndarray, channels: int) -> np.ndarray:
     """`values` `[channels]` or `[1]`, spread to one for each channel."""
     return np.ascontiguousarray(np.broadcast_to(values, channels))
-
-
-def convolution(conv: object, target: Target) -> Kernel:
-    """A kernel that runs one convolution of the extension."""
-
-    def compute(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
-        target.native.forward([conv], [inputs[0], out], target.threads, target.isa, None)
-
-    return Kernel(compute)

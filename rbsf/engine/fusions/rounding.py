@@ -10,8 +10,6 @@ import numpy as np
 from rbsf.engine.fusions.base import Neighbours, each_channel
 from rbsf.engine.node import Node
 
-ORDER = ("affine", "prelu", "affine", "round")
-
 
 class Constants(NamedTuple):
     """What a kernel multiplies by and adds, in this order."""

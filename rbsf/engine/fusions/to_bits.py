@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rbsf.engine.bit_layout import Packed, kernel_arguments
-from rbsf.engine.fusions.base import Fusion, Neighbours, convolution, need_of
-from rbsf.engine.kernel import Kernel, Target
+from rbsf.engine.fusions.base import Fusion, Neighbours, need_of
+from rbsf.engine.kernel import Kernel, Target, convolution
 from rbsf.engine.node import Node
 from rbsf.engine.ops import conv_bits, conv_u8
 

@@ -1,4 +1,4 @@
-"""The end of a tracker's backbone: scaled sums of a binary convolution, as planes."""
+"""The end of a tracker's backbone: scaled sums of a binary as planes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rbsf.engine.bit_layout import Packed
-from rbsf.engine.fusions.base import Fusion, Neighbours, convolution, each_channel
-from rbsf.engine.kernel import Kernel, Target
+from rbsf.engine.fusions.base import Fusion, Neighbours, each_channel
+from rbsf.engine.kernel import Kernel, Target, convolution
 from rbsf.engine.node import Node
 from rbsf.engine.ops import conv_bits
 

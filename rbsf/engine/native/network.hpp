@@ -151,8 +151,7 @@ void conv_bits(const std::vector<std::shared_ptr<Conv>>& convs, const std::vecto
     const float* added = other.is_none() ? nullptr : checked<float>(py::array(other), map, "other");
     float* result = checked<float>(out, map, "out", true);  // may be `other` itself
     const MapKernels& kernels = map_kernels(isa);
-    // AMX reads each weight as a byte. This is faster on the large maps of trackers, but not here.
-    const Kernels& counter = find(isa == "amx" ? "avx512" : isa);
+    const Kernels& counter = find(isa);
     check_threads(threads);
     const size_t row = map[2] * g.outputs, step = std::max<size_t>(1, BAND / row);
     py::gil_scoped_release release;
@@ -232,7 +231,7 @@ void conv_steps(const std::shared_ptr<Conv>& conv, const py::array& bits, const 
     const int16_t* added = checked<int16_t>(other, map, "other");
     int16_t* result = checked<int16_t>(out, map, "out", true);  // may be `other` itself
     const MapKernels& kernels = map_kernels(isa);
-    const Kernels& counter = find(isa == "amx" ? "avx512" : isa);  // as in conv_bits
+    const Kernels& counter = find(isa);
     check_threads(threads);
     py::gil_scoped_release release;
     each_part(map[0], map[1], threads, [&](size_t image, size_t first, size_t end) {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rbsf.engine.bit_layout import Packed, bit_rows, kernel_arguments, products
-from rbsf.engine.kernel import Kernel, Target
+from rbsf.engine.kernel import Kernel, Target, convolution
 from rbsf.engine.node import Forms, Map, Node, border
 from rbsf.engine.op import Op, Step, step
 from rbsf.engine.ops._windows import CHANNELS, GROUPS, WINDOW, convolve_whole, convolved
@@ -60,14 +60,7 @@ def make_conv(
 
 def packed_kernel(node: Node, read: Packed, out: Map, target: Target) -> Kernel:
     """The kernel that computes sums from packed bits."""
-    conv = make_conv(node, read, target, SUMS[out.dtype.name])
-    isa = "avx512" if target.isa == "amx" else target.isa  # AMX kernels only write bits
-
-    def run(inputs: list[np.ndarray], result: np.ndarray, _: list[np.ndarray]) -> None:
-        threads = target.share(result.size * cost(node))
-        target.native.forward([conv], [inputs[0], result], threads, isa, None)
-
-    return Kernel(run)
+    return convolution(make_conv(node, read, target, SUMS[out.dtype.name]), target, cost(node))
 
 
 def cost(node: Node) -> float:

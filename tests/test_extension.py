@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,13 @@ def two_convs() -> tuple[list[Any], list[np.ndarray]]:
     return convs, [pixels(2, 31, 27, 3), bits.array(2, (7, 6, 20)), features]
 
 
+def run_both(
+    convs: list[Any], maps: list[np.ndarray], threads: int = 1, isa: str = "scalar"
+) -> None:
+    for conv, (source, target) in zip(convs, pairwise(maps), strict=True):
+        native.conv(conv, source, target, threads, isa)
+
+
 @needs_kernels
 def test_kernels_check_their_arrays() -> None:
     convs, good = two_convs()
@@ -40,7 +48,6 @@ def test_kernels_check_their_arrays() -> None:
     read_only = features.copy()
     read_only.flags.writeable = False
     bad = [
-        [crops, maps],
         [crops[:, :26], maps, features],
         [crops[:, :6], maps, features],
         [crops.astype(np.int8), maps, features],
@@ -56,18 +63,13 @@ def test_kernels_check_their_arrays() -> None:
         [crops[0], maps, features],
         [crops, maps, read_only],
     ]
-    native.forward(convs, good, 1, "scalar", None)
+    run_both(convs, good)
     for arrays in bad:
         with pytest.raises(ValueError):
-            native.forward(convs, arrays, 1, "scalar", None)
+            run_both(convs, arrays)
     for threads, isa in ((0, "scalar"), (10**6, "scalar"), (1, "none")):
         with pytest.raises(ValueError):
-            native.forward(convs, good, threads, isa, None)
-    for seconds in (np.zeros(1), np.zeros(2, np.float32)):
-        with pytest.raises(ValueError, match="seconds is"):
-            native.forward(convs, good, 1, "scalar", seconds)
-    with pytest.raises(ValueError, match="one map more than layers"):
-        native.forward([], good[:1], 1, "scalar", None)
+            run_both(convs, good, threads, isa)
 
 
 @needs_kernels
@@ -88,7 +90,7 @@ def test_kernels_check_where_they_write_sums(output: str, channels: int, kind: t
         for other in (np.int8, np.int16, np.int32, np.uint8, np.float32)
         if other != kind
     ]
-    native.forward([made], [bits, out], 1, "scalar", None)
+    native.conv(made, bits, out, 1, "scalar")
     assert out.any()
     for wrong in (
         *others,
@@ -100,7 +102,7 @@ def test_kernels_check_where_they_write_sums(output: str, channels: int, kind: t
         out.transpose(0, 3, 1, 2),
     ):
         with pytest.raises(ValueError, match="output is"):
-            native.forward([made], [bits, wrong], 1, "scalar", None)
+            native.conv(made, bits, wrong, 1, "scalar")
 
 
 @needs_kernels

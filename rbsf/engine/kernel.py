@@ -71,7 +71,7 @@ def convolution(conv: object, target: Target, cost: float = math.inf) -> Kernel:
 
     def compute(inputs: list[np.ndarray], out: np.ndarray, _: list[np.ndarray]) -> None:
         threads = target.share(out.size * cost)
-        target.native.forward([conv], [inputs[0], out], threads, target.isa, None)
+        target.native.conv(conv, inputs[0], out, threads, target.isa)
 
     return Kernel(compute)
 

@@ -14,7 +14,6 @@
 #include <chrono>
 #include <iterator>
 #include <memory>
-#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -100,11 +99,13 @@ std::shared_ptr<Conv> make_conv(bool pixels, const std::string& output, size_t k
                                   copied<float>(bias, size, "bias"), nibbles, spread);
 }
 
-struct Step {
-    const Conv* conv;
+// The maps that a convolution reads and writes.
+struct Maps {
     const uint8_t* in;
     uint8_t* out;
-    size_t height, width, in_bytes, out_bytes;  // bytes of one image
+    size_t images, rows;  // rows: of the output
+    size_t height, width;
+    size_t in_bytes, out_bytes;  // bytes of one image
 };
 
 uint8_t* sums_of(Output output, const py::array& out, const Shape& shape) {
@@ -115,8 +116,8 @@ uint8_t* sums_of(Output output, const py::array& out, const Shape& shape) {
     return reinterpret_cast<uint8_t*>(checked<int32_t>(out, shape, "output", true));
 }
 
-// Check the maps of one layer and get their pointers.
-Step make_step(const Conv& conv, const py::array& in, const py::array& out) {
+// Check the maps of a convolution.
+Maps maps_of(const Conv& conv, const py::array& in, const py::array& out) {
     const Geometry& g = conv.g;
     require(in.ndim() == (g.pixels ? 4 : 5), "a map has the wrong number of dimensions");
     const auto dim = [&](int i) { return static_cast<size_t>(in.shape(i)); };
@@ -125,54 +126,31 @@ Step make_step(const Conv& conv, const py::array& in, const py::array& out) {
         g.pixels ? Shape{n, height, width, g.bytes} : Shape{n, g.groups, height, width, g.bytes};
     const size_t rows = g.output_size(height), columns = g.output_size(width), m = 2 * g.margin;
     require(rows >= 1 && columns >= 1, "a map is too small for the window");
-    Step step{&conv, checked<uint8_t>(in, in_shape, "input"), nullptr, height, width, 0, 0};
+    Maps maps{checked<uint8_t>(in, in_shape, "input"), nullptr, n, rows, height, width, 0, 0};
     if (g.output == Output::bits)
-        step.out = checked<uint8_t>(out, {n, g.planes, rows + m, columns + m, g.out_bytes},
+        maps.out = checked<uint8_t>(out, {n, g.planes, rows + m, columns + m, g.out_bytes},
                                     "output", true);
     else if (g.output == Output::real)
-        step.out = reinterpret_cast<uint8_t*>(
+        maps.out = reinterpret_cast<uint8_t*>(
             checked<float>(out, {n, g.outputs, rows, columns}, "output", true));
     else
-        step.out = sums_of(g.output, out, {n, rows, columns, g.outputs});
-    step.in_bytes = n ? in.nbytes() / n : 0;
-    step.out_bytes = n ? out.nbytes() / n : 0;
-    return step;
+        maps.out = sums_of(g.output, out, {n, rows, columns, g.outputs});
+    maps.in_bytes = n ? in.nbytes() / n : 0;
+    maps.out_bytes = n ? out.nbytes() / n : 0;
+    return maps;
 }
 
-// Compute all images and rows of a layer; images are cut so that the threads get equally many jobs.
-void run(const Step& step, const Kernels& isa, size_t images, size_t threads) {
-    const size_t rows = step.conv->g.output_size(step.height);
-    const size_t parts = std::min(rows, threads / std::gcd(threads, std::max<size_t>(images, 1)));
-    const auto work = [&](size_t job) {
-        const size_t image = job / parts, part = job % parts;
-        step.conv->rows(isa, step.in + image * step.in_bytes, step.height, step.width,
-                        step.out + image * step.out_bytes, rows * part / parts,
-                        rows * (part + 1) / parts);
-    };
-    Pool::run(threads, images * parts, std::ref(work));
-}
-
-// Layer i reads maps[i] and writes maps[i + 1]; its time is written to seconds[i], if given.
-void forward(const std::vector<std::shared_ptr<Conv>>& convs, const std::vector<py::array>& maps,
-             size_t threads, const std::string& isa_name, const py::object& seconds) {
-    require(maps.size() == convs.size() + 1 && !convs.empty(), "give one map more than layers");
-    require(threads >= 1 && threads <= 1024, "threads is out of range");
+// Compute one convolution of a map.
+void conv(const std::shared_ptr<Conv>& layer, const py::array& map, const py::array& out,
+          size_t threads, const std::string& isa_name) {
+    check_threads(threads);
     const Kernels& isa = find(isa_name);
-    std::vector<Step> steps;
-    for (size_t i = 0; i < convs.size(); ++i)
-        steps.push_back(make_step(*convs[i], maps[i], maps[i + 1]));
-    double* times = seconds.is_none()
-                        ? nullptr
-                        : checked<double>(py::array(seconds), {convs.size()}, "seconds", true);
-    const size_t images = static_cast<size_t>(maps[0].shape(0));
+    const Maps maps = maps_of(*layer, map, out);
     py::gil_scoped_release release;
-    for (size_t i = 0; i < steps.size(); ++i) {
-        const auto start = std::chrono::steady_clock::now();
-        run(steps[i], isa, images, threads);
-        if (times)
-            times[i] =
-                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    }
+    each_part(maps.images, maps.rows, threads, [&](size_t image, size_t first, size_t end) {
+        layer->rows(isa, maps.in + image * maps.in_bytes, maps.height, maps.width,
+                    maps.out + image * maps.out_bytes, first, end);
+    });
 }
 
 // The most this core can do: `vpopcntq` of whole registers per second, alone, and with an XOR and a
@@ -211,8 +189,7 @@ PYBIND11_MODULE(_native, module) {
                "Instruction sets of this machine that there are kernels for, fastest first.");
     module.def("popcount_rates", &popcount_rates,
                "Popcounts of 512 bits a second: alone; with an XOR and a sum each.");
-    module.def("forward", &forward, py::arg("convs"), py::arg("maps"), py::arg("threads"),
-               py::arg("isa"), py::arg("seconds"),
-               "Run layers; layer i reads maps[i] and writes maps[i + 1].");
+    module.def("conv", &conv, py::arg("layer"), py::arg("map"), py::arg("out"), py::arg("threads"),
+               py::arg("isa"), "A convolution of bits or pixels.");
     register_network(module);
 }

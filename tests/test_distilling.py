@@ -186,6 +186,10 @@ def test_mistakes_of_a_user_are_named(store: Path, pair: str, tmp_path: Path) ->
     ):
         with pytest.raises(ValueError, match=message):
             read_config(flags)
+    files = tmp_path / "b48.safetensors", tmp_path / "h48.safetensors"
+    write_made_up(*files, features=48)
+    with pytest.raises(ValueError, match="has 48 features a place, but RB-SF 2 learns from 96"):
+        run(store, ",".join(map(str, files)), tmp_path / "run")
     with pytest.raises(FileNotFoundError, match=r"no file .*none\.safetensors"):
         run(store, "none.safetensors,none.safetensors", tmp_path / "run")
     with pytest.raises(ValueError, match="the order is BACKBONE,HEAD"):

@@ -30,6 +30,9 @@ class Wrong(Right):
 class AsInOpenCV(Right):
     def update(self, image):
         return False, tuple(self.box)
+class Endless(Right):
+    def update(self, image):
+        return [float("nan"), 2, 3, 4]
 class Half:
     def init(self, image, box): ...
 class Careless(Right):
@@ -45,6 +48,19 @@ def code(tmp_path: Path) -> Path:
     (tmp_path / "mine.py").write_text(CODE)
     (tmp_path / "beside.py").write_text("STEP = 1")
     return tmp_path / "mine.py"
+
+
+def test_boxes_that_are_not_finite_are_refused(code: Path) -> None:
+    tracker, image = parse_tracker(f"{code}:Endless").build(), np.zeros((20, 30, 3), np.uint8)
+    tracker.init(image, np.array([1.0, 2, 3, 4]))
+    with pytest.raises(ValueError, match=r"update returned \[nan, 2, 3, 4\], expected x,y,w,h"):
+        tracker.update(image)
+
+
+def test_a_changed_module_beside_it_makes_other_results(code: Path) -> None:
+    before = parse_tracker(f"{code}:Right").key()
+    (code.parent / "beside.py").write_text("STEP = 500")
+    assert parse_tracker(f"{code}:Right").key() != before
 
 
 def test_what_it_does_not_find_is_lost(code: Path) -> None:
@@ -91,7 +107,7 @@ def test_it_runs_in_worker_processes(
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        ("Broken", "Broken: OSError: no model file"),
+        ("Broken", r"Broken: line \d+: OSError: no model file"),
         ("Missing", "AttributeError: .* no attribute 'Missing'"),
         ("Half", "Half has no method update"),
     ],
@@ -111,7 +127,7 @@ def test_an_answer_that_is_no_box_is_named(code: Path) -> None:
 def test_an_error_in_it_is_named(code: Path) -> None:
     tracker, image = parse_tracker(f"{code}:Careless").build(), np.zeros((20, 30, 3), np.uint8)
     tracker.init(image, np.array([1.0, 2, 3, 4]))
-    with pytest.raises(ValueError, match=r"Careless: AttributeError: .* no attribute 'boxes'"):
+    with pytest.raises(ValueError, match=r"Careless: line \d+: AttributeError: .* no attribute"):
         tracker.update(image)
 
 

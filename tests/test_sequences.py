@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -100,6 +101,14 @@ def test_otb_counts_from_one_with_any_separator(tmp_path: Path, separator: str) 
     assert summary(load_sequences(tmp_path)) == [("Dog", 3, [9, 19, 30, 40])]
     # The folder of one sequence is a dataset too.
     assert summary(load_sequences(tmp_path / "Dog")) == [("Dog", 3, [9, 19, 30, 40])]
+
+
+def test_a_sequence_without_its_frames_is_named(tmp_path: Path) -> None:
+    for name in ("Dog", "Cat"):
+        make_otb(tmp_path, name, range(1, 4), {"groundtruth_rect.txt": BOXES})
+    shutil.rmtree(tmp_path / "Cat" / "img")
+    with pytest.warns(UserWarning, match="Cat: left out, it has boxes but no folder img"):
+        assert len(load_sequences(tmp_path)) == 1
 
 
 def test_two_targets_are_found_in_both_stylings(tmp_path: Path) -> None:

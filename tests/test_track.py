@@ -308,9 +308,14 @@ class TestBadInput:
         suffix = {"--out": "mp4", "--boxes": "csv"}[flag]
         with pytest.raises(ValueError, match=r"cannot write file/x"):
             main(["--video", str(video), START, flag, f"file/x.{suffix}"])
-        Path(f"folder.{suffix}").mkdir()
-        with pytest.raises(ValueError, match="is a folder"):
-            main(["--video", str(video), START, flag, f"folder.{suffix}"])
+
+    def test_a_folder_is_for_one_video_too(self, video: Path) -> None:
+        for _ in range(2):
+            assert track(video, START, "--out", "new/", "--boxes", "new/", "--end", "3") == 0
+        names = sorted(path.name for path in Path("new").iterdir())
+        suffix = best_suffix()
+        videos = [f"in_tracked{suffix}", f"in_tracked_2{suffix}"]
+        assert names == sorted(["in.csv", "in_2.csv", *videos])
 
     def test_unknown_endings_and_the_input_as_output_are_refused(self, video: Path) -> None:
         for flags, fault in [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from rbsf.system.program import run
@@ -46,6 +47,9 @@ def main() -> NoReturn:
     if name in ("-h", "--help"):
         print(help_text())
         sys.exit(0)
+    if name == "--version":
+        print(f"rbsf {_version()}")
+        sys.exit(0)
     if name not in COMMANDS:
         advice = f"there are {', '.join(COMMANDS)}"
         print(f"error: rbsf knows no command {name!r}; {advice}", file=sys.stderr)
@@ -54,8 +58,15 @@ def main() -> NoReturn:
     run(lambda: import_module(COMMANDS[name][0]).main())
 
 
+def _version() -> str:
+    try:
+        return version("rbsf")
+    except PackageNotFoundError:
+        return "of a folder of sources that is not installed"
+
+
 def help_text() -> str:
     """All commands, a line each."""
     commands = [f"  {name:18}{what}" for name, (_, what) in COMMANDS.items()]
-    last = "rbsf COMMAND --help lists the flags of a command."
+    last = "rbsf COMMAND --help lists the flags of a command; rbsf --version names the version."
     return "\n".join(["usage: rbsf COMMAND [flags]", "", *commands, "", last])

@@ -101,7 +101,7 @@ def read_constants(path: Path | None, kind: type[Constants]) -> Any:
     other = _most_known(path, kind)
     if other is not kind:
         name = _shipped_kinds()[other]
-        raise ValueError(f"{path}: has constants of the tracker {name}; choose that one too")
+        raise ValueError(f"{path}: has constants of the tracker {name}, which no other can use")
     settings = read_yaml(kind, path)
     try:
         return kind(**settings)

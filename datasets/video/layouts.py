@@ -118,6 +118,8 @@ def find_otb(root: Path) -> list[Entry]:
     for folder in _folders(root, "groundtruth*.txt"):
         if (folder / "img").is_dir():
             entries += [_otb_entry(folder, path) for path in _otb_annotations(folder)]
+        elif any(folder.glob("groundtruth_rect*.txt")):
+            warnings.warn(f"{folder}: left out, it has boxes but no folder img", stacklevel=2)
     return entries
 
 

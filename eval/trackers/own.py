@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import traceback
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from rbsf.eval.trackers.spec import TrackerSpec
+from rbsf.system.files import state_digest
 from rbsf.system.text import one_line
 from rbsf.tracker.states import Result, State
 
@@ -27,7 +29,7 @@ class OwnTracker:
     """
 
     def __init__(self, path: Path, name: str) -> None:
-        self._place = f"{path}:{name}"
+        self._path, self._place = path, f"{path}:{name}"
         try:
             self._tracker = getattr(_run_file(path), name)()
         except Exception as error:  # a user's code may raise any class
@@ -56,7 +58,10 @@ class OwnTracker:
         try:
             score, box = found if pair else (1.0, found)
             state = State.TRACKED if score else State.LOST
-            return Result(np.asarray(box, dtype=np.float64).reshape(4), float(score), state)
+            sides = np.asarray(box, dtype=np.float64).reshape(4)
+            if not np.isfinite(sides).all():
+                raise ValueError("not finite")
+            return Result(sides, float(score), state)
         except (TypeError, ValueError):
             shown = one_line(repr(found), 100)
             expected = "expected x,y,w,h, a Result, or (found, (x, y, w, h))"
@@ -66,9 +71,11 @@ class OwnTracker:
 
     def _fault(self, error: Exception) -> ValueError:
         """What the user's code raised, as an error of one line."""
-        return ValueError(
-            f"--tracker {self._place}: {type(error).__name__}: {one_line(error, 300)}"
-        )
+        calls = traceback.extract_tb(error.__traceback__)
+        own = [call.lineno for call in calls if Path(call.filename).name == self._path.name]
+        where = f"line {own[-1]}: " if own else ""
+        what = f"{type(error).__name__}: {one_line(error, 300)}"
+        return ValueError(f"--tracker {self._place}: {where}{what}")
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,12 @@ class OwnSpec(TrackerSpec):
     def name(self) -> str:
         """See `TrackerSpec`."""
         return self.own
+
+    @property
+    def decisive(self) -> str:
+        """See `TrackerSpec`: the modules beside the file, which it may import."""
+        beside = sorted(self.files[0].absolute().parent.glob("*.py"))
+        return state_digest([("", beside)])
 
     def size(self) -> None:
         """Code is no weights."""

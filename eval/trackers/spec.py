@@ -68,8 +68,8 @@ class TrackerSpec(ABC):
     def key(self) -> str:
         """Name of the results, which ends in a digest of all that the boxes depend on.
 
-        These are the files, OpenCV's version, and what `decisive` says. What a user's code reads
-        beside its own file is left out. Errors are those of `decisive`.
+        These are the files, OpenCV's version, and what `decisive` says. Data that a user's code
+        reads are left out. Errors are those of `decisive`.
         """
         digest = hashlib.sha256()
         for file in self.files:

@@ -35,6 +35,7 @@ from rbsf.sign_convolution import convolve_signs
 HALF_SIDE = 32  # pixels from the middle of a square target to its sides, in crops of 127 and 255
 FLOAT = "float"  # the method of the float twin: the same network without signs
 MOST_BLOCKS = 32  # most blocks in a row
+TEACHER_FEATURES = 96  # of NanoTrack v3
 KERNEL = 3  # width and height of the windows of a block
 TEMPLATE_CELLS = 64  # cells of a template's features, 8 x 8
 SIDES = slice(1, 5)  # the head's maps with the distances to the target's sides
@@ -291,7 +292,6 @@ class RBSF2(nn.Module):
         features: int = 96,
         head_depth: int = 2,
         method: str = "bireal",
-        teacher_features: int = 96,
         presence: bool = False,
     ) -> None:
         super().__init__()
@@ -299,7 +299,7 @@ class RBSF2(nn.Module):
         self.backbone = Backbone(channels, depths, stem, features, method)
         self.head = Head(features, TEMPLATE_CELLS, head_depth, method, presence)
         # Used only in training: it makes features comparable with a teacher's.
-        self.adapter = nn.Conv2d(features, teacher_features, 1)
+        self.adapter = nn.Conv2d(features, TEACHER_FEATURES, 1)
 
     def forward(self, exemplar: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
         """Crops `[N, 3, 127, 127]` and `[N, 3, 255, 255]`, RGB 0 to 255, to class and box.

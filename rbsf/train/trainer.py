@@ -226,6 +226,8 @@ class Trainer:
         recipe, rank, world = self.recipe, self.process.rank, self.process.world
         checkpoint = recipe.folder / CHECKPOINT
         goes_on = recipe.config.resume and checkpoint.is_file()
+        if recipe.config.resume and not goes_on and rank == 0:
+            print(f"{recipe.folder} has no {CHECKPOINT}: the training begins anew")
         if recipe.try_out and not goes_on:
             self._try_out()
         rectifier = recipe.build()

@@ -19,7 +19,7 @@ from rbsf.datasets.video.sequences import Sequence, load_sequences
 from rbsf.layers import binary_layers
 from rbsf.maps import CALIBRATION, map_statistics
 from rbsf.models import WHOLE, build
-from rbsf.models.rbsf2 import FLOAT, Block, check_method, lower_gradients
+from rbsf.models.rbsf2 import FLOAT, TEACHER_FEATURES, Block, check_method, lower_gradients
 from rbsf.shipped import CONFIGS
 from rbsf.tools.recipes.pairs import PairConfig, PairRecipe
 from rbsf.tools.recipes.presence import options_of, presence_auc, with_presence
@@ -28,7 +28,7 @@ from rbsf.tracker.anchor_free import AnchorFree
 from rbsf.tracker.distill import DistillTask, PresenceTask, answers
 from rbsf.tracker.onnx_pair import split_pair
 from rbsf.tracker.rbsf2 import TorchNetwork
-from rbsf.tracker.teachers.pair import read_pair
+from rbsf.tracker.teachers.pair import TeacherPair, read_pair
 from rbsf.train import distributed
 from rbsf.train.config import from_settings, parse_config, read_yaml, setting
 from rbsf.train.device import dtype_of, place
@@ -154,7 +154,7 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
     def check_teacher(self) -> None:
         """See `Recipe`."""
         if not self.config.presence_of:
-            read_pair(*split_pair(self.config.teacher))
+            _read_teacher(self.config)
 
     def untrained(self) -> nn.Module:
         """See `Recipe`; with --presence-of, that network with a new presence output."""
@@ -173,7 +173,7 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         if config.presence_of:
             return Rectifier(student, None, PresenceTask(), config.algorithm)
         lower_gradients(student, dtype_of(config.machine.precision, device))
-        source = read_pair(*split_pair(config.teacher)).to(device)
+        source = _read_teacher(config).to(device)
         weights = config.lambda_features, config.lambda_target, config.lambda_sides
         task = DistillTask(source, *weights)
         task.measure(list(self.some_batches(MEASURED)))
@@ -226,6 +226,17 @@ class DistilledRecipe(PairRecipe[DistillConfig]):
         """The first frames of the sequences of --val."""
         sequences = load_sequences(Path(str(self.config.val)))
         return [sequence.head(self.config.val_frames) for sequence in sequences]
+
+
+def _read_teacher(config: DistillConfig) -> TeacherPair:
+    """The teacher. Raises ValueError if a new RB-SF 2 cannot learn its features."""
+    teacher = read_pair(*split_pair(config.teacher))
+    if teacher.channels != TEACHER_FEATURES:
+        raise ValueError(
+            f"--teacher {config.teacher} has {teacher.channels} features a place, but RB-SF 2"
+            f" learns from {TEACHER_FEATURES}, as NanoTrack v3 has"
+        )
+    return teacher
 
 
 def load_twin(path: str, student: nn.Module) -> nn.Module:

@@ -73,24 +73,34 @@ def outputs_of(args: argparse.Namespace) -> list[Outputs]:
     """Where the results of each video go. Raises ValueError if an output cannot be written."""
     from rbsf.tools.tracking.recording import Outputs
 
-    single = len(args.video) == 1
     outputs = []
     for name in unlike(map(source_name, args.video)):
-        named = Path(args.boxes) if args.boxes and single else None
-        boxes = Path(args.boxes, f"{name}.csv") if args.boxes and not single else named
+        boxes = Path(args.boxes) if args.boxes else None
+        if boxes and not _names_file(args, args.boxes):
+            boxes = boxes / f"{name}.csv"
         out = video_path(args, name)
         check_outputs(args, out, boxes)
-        count_up = not args.force
-        count_video = count_up and not (args.out and single)
-        outputs.append(Outputs(out, boxes, count_video, count_up and not single, args.show))
+        count_video, count_boxes = (
+            not args.force and not _names_file(args, given) for given in (args.out, args.boxes)
+        )
+        outputs.append(Outputs(out, boxes, count_video, count_boxes, args.show))
     return outputs
+
+
+def _names_file(args: argparse.Namespace, given: str | None) -> bool:
+    """Whether `given`, an --out or --boxes, names one video's file rather than a folder."""
+    return bool(given) and len(args.video) == 1 and not _is_folder(str(given))
+
+
+def _is_folder(given: str) -> bool:
+    return given.endswith(("/", os.sep)) or Path(given).is_dir()
 
 
 def video_path(args: argparse.Namespace, name: str) -> Path | None:
     """Where the tracked video of a source of this name is written; None if it is not."""
     if args.no_out:
         return None
-    if args.out and len(args.video) == 1:
+    if _names_file(args, args.out):
         return Path(args.out)
     from rbsf.datasets.video.encoders import best_suffix
 
@@ -106,7 +116,7 @@ def check_outputs(args: argparse.Namespace, out: Path | None, boxes: Path | None
     for flag, path, given in (("--out", out, args.out), ("--boxes", boxes, args.boxes)):
         if path is None:
             continue
-        if several and given and not (given.endswith(("/", os.sep)) or Path(given).is_dir()):
+        if several and given and not _is_folder(given):
             raise ValueError(f"{flag} {given}: of several videos give a folder, such as {given}/")
         if any(is_same_file(path, Path(video)) for video in args.video):
             raise ValueError(f"{path} is one of the videos to track; give another {flag}")
@@ -115,7 +125,7 @@ def check_outputs(args: argparse.Namespace, out: Path | None, boxes: Path | None
         if is_stream(path):
             raise ValueError(f"{flag} {path}: it is a pipe or a device; give a file name")
         check_writable(path)
-        if given and not several and not args.force:
+        if _names_file(args, given) and not args.force:
             check_not_there(path, boxes_part(path) if flag == "--boxes" else video_part(path))
 
 

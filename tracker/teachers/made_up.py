@@ -13,8 +13,11 @@ from torch import Tensor
 from rbsf.tracker.teachers.graph import OnnxGraph, Operation, write_graph
 
 
-def write_made_up(backbone: Path, head: Path) -> None:
-    """Write both graphs in the form that `rbsf.tracker.teachers.pair.TeacherPair` takes."""
+def write_made_up(backbone: Path, head: Path, *, features: int = 96) -> None:
+    """Write both graphs in the form that `rbsf.tracker.teachers.pair.TeacherPair` takes.
+
+    `features`: channels of the backbone's maps.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def weight(*shape: int) -> Tensor:
@@ -22,13 +25,12 @@ def write_made_up(backbone: Path, head: Path) -> None:
 
     stride = {"strides": [16, 16], "pads": [1, 1, 0, 0]}
     operations = [Operation("Conv", ("pixels", "w"), "features", stride)]
-    write_graph(
-        OnnxGraph(["pixels"], ["features"], operations, {"w": weight(96, 3, 16, 16) / 30}), backbone
-    )
+    values = {"w": weight(features, 3, 16, 16) / 30}
+    write_graph(OnnxGraph(["pixels"], ["features"], operations, values), backbone)
     operations = [
         Operation("Conv", ("search", "c"), "logits", {}),
         Operation("Conv", ("search", "b"), "logs", {}),
         Operation("Exp", ("logs",), "sides", {}),
     ]
-    values = {"c": weight(2, 96, 2, 2), "b": weight(4, 96, 2, 2)}
+    values = {"c": weight(2, features, 2, 2), "b": weight(4, features, 2, 2)}
     write_graph(OnnxGraph(["template", "search"], ["logits", "sides"], operations, values), head)

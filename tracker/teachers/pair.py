@@ -47,6 +47,7 @@ class TeacherPair(nn.Module):
             raise ValueError(
                 f"crops of {EXEMPLAR_SIZE} and {SEARCH_SIZE} pixels do not suit it: {reason}"
             ) from None
+        self.channels = lesson.search.shape[1]  # of the features
         if not all(torch.isfinite(part).all() for part in lesson):
             raise ValueError("it gives numbers that are not finite for black crops")
         if lesson.sides.shape[1] != 4 or lesson.target.shape[1:] != lesson.sides.shape[2:]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,12 +26,14 @@ import numpy as np
 
 from rbsf.datasets.video.layouts import otb_name
 from rbsf.datasets.video.sequences import Sequence
+from rbsf.eval.metrics import overlaps
 from rbsf.system.files import state_digest, write_atomically
 from rbsf.system.text import encode, read_text
 
 # A process that is killed while writing leaves a file whose name begins with a dot.
 TEXT_FILES = "[!.]*.txt"
 OMITTED = {"Tiger1": 5}  # frames at the start of OTB's sequences that pytracking leaves out
+LEAST_OVERLAP = 0.5  # of a first result box with the true one
 ADVICE = "replace it, or delete it to run the sequence again"
 ADVICE_TO_OTHERS = "write a line x,y,w,h for each frame, with commas, tabs or spaces between"
 
@@ -262,9 +265,18 @@ def read_result_folder(folder: Path, sequences: Container[str] = ()) -> Callable
             raise ValueError(f"no result: there is no {folder / name}.txt")
         path = the_only(found, sequence.name)
         boxes = _boxes_of(path, sequence, ADVICE_TO_OTHERS)
+        _check_first(boxes[0], sequence.boxes[0], path)
         return Run(boxes, _seconds(path, len(boxes)))
 
     return load
+
+
+def _check_first(box: np.ndarray, true: np.ndarray, path: Path) -> None:
+    """Warn if a tracker's first box is not the one it was given: its form may be another."""
+    if np.isfinite(true).all() and overlaps(box[None], true[None])[0] < LEAST_OVERLAP:
+        shown, given = (", ".join(f"{side:g}" for side in each) for each in (box, true))
+        form = "are its boxes x,y,w,h in pixels?"
+        warnings.warn(f"{path}: its first box is {shown}, not {given}; {form}", stacklevel=2)
 
 
 def _check_case(files: dict[str, list[Path]], name: str) -> None:

@@ -273,6 +273,13 @@ def test_damaged_boxes_are_named(
         read_result_folder(otb.folder)(girl)
 
 
+def test_boxes_that_begin_elsewhere_are_told(tmp_path: Path) -> None:
+    sequence = bare_sequence("Girl", [[10, 20, 30, 40], [12, 20, 30, 40]])
+    (tmp_path / "Girl.txt").write_text("10,20,40,60\n" * 2)  # corners
+    with pytest.warns(UserWarning, match=r"Girl\.txt: its first box is .*, not 10, 20, 30, 40"):
+        read_result_folder(tmp_path)(sequence)
+
+
 def test_a_result_may_lack_boxes_where_none_is_scored(tmp_path: Path) -> None:
     nan = [NAN] * 4
     sequence = bare_sequence("Girl", [nan, [10, 10, 10, 10], nan, [12, 10, 10, 10]])

@@ -274,9 +274,9 @@ def test_damaged_boxes_are_named(
 
 
 def test_boxes_that_begin_elsewhere_are_told(tmp_path: Path) -> None:
-    sequence = bare_sequence("Girl", [[10, 20, 30, 40], [12, 20, 30, 40]])
-    (tmp_path / "Girl.txt").write_text("10,20,40,60\n" * 2)  # corners
-    with pytest.warns(UserWarning, match=r"Girl\.txt: its first box is .*, not 10, 20, 30, 40"):
+    sequence = bare_sequence("Girl", [[50, 60, 30, 40], [52, 60, 30, 40]])
+    (tmp_path / "Girl.txt").write_text("50,60,80,100\n" * 2)  # corners
+    with pytest.warns(UserWarning, match=r"Girl\.txt: its first box is .*, not 50, 60, 30, 40"):
         read_result_folder(tmp_path)(sequence)
 
 

@@ -146,10 +146,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if bool(args.images) == bool(args.dataset):
         parser.error("give either images or --dataset")
-    if args.compare and not args.dataset:
-        parser.error("--compare needs --dataset")
-    if args.json and not args.dataset:
-        parser.error("--json needs --dataset")
+    for name in ("compare", "json", "subset"):
+        if getattr(args, name) and not args.dataset:
+            parser.error(f"--{name} needs --dataset")
     return args
 
 

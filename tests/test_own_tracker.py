@@ -9,7 +9,9 @@ import pytest
 
 from rbsf.eval import evaluation, run_benchmarks
 from rbsf.eval.trackers import parse_tracker
+from rbsf.eval.trackers.spec import Tracker
 
+IMAGE = np.zeros((20, 30, 3), np.uint8)
 CODE = """
 from __future__ import annotations
 from dataclasses import dataclass
@@ -50,11 +52,17 @@ def code(tmp_path: Path) -> Path:
     return tmp_path / "mine.py"
 
 
+def started(code: Path, name: str) -> Tracker:
+    """The tracker of this class, after its first frame."""
+    tracker = parse_tracker(f"{code}:{name}").build()
+    tracker.init(IMAGE, np.array([1.0, 2, 3, 4]))
+    return tracker
+
+
 def test_boxes_that_are_not_finite_are_refused(code: Path) -> None:
-    tracker, image = parse_tracker(f"{code}:Endless").build(), np.zeros((20, 30, 3), np.uint8)
-    tracker.init(image, np.array([1.0, 2, 3, 4]))
+    tracker = started(code, "Endless")
     with pytest.raises(ValueError, match=r"update returned \[nan, 2, 3, 4\], expected x,y,w,h"):
-        tracker.update(image)
+        tracker.update(IMAGE)
 
 
 def test_a_changed_module_beside_it_makes_other_results(code: Path) -> None:
@@ -63,28 +71,22 @@ def test_a_changed_module_beside_it_makes_other_results(code: Path) -> None:
     assert parse_tracker(f"{code}:Right").key() != before
 
 
-def test_what_it_does_not_find_is_lost(code: Path) -> None:
-    tracker, image = parse_tracker(f"{code}:AsInOpenCV").build(), np.zeros((20, 30, 3), np.uint8)
-    tracker.init(image, np.array([1.0, 2, 3, 4]))
-    assert tracker.update(image).lost
-
-
 def test_its_boxes_are_taken(code: Path) -> None:
     spec = parse_tracker(f"ours={code}:Right")
     assert spec.label == "ours"
     assert spec.arithmetic is None
     assert spec.size() is None
-    tracker, image = spec.build(), np.zeros((20, 30, 3), np.uint8)
-    tracker.init(image, np.array([1.0, 2, 3, 4]))
-    assert tracker.update(image).box.tolist() == [2, 2, 3, 4]
-    assert tracker.update(image).box.tolist() == [3, 2, 3, 4]
+    tracker = spec.build()
+    tracker.init(IMAGE, np.array([1.0, 2, 3, 4]))
+    assert tracker.update(IMAGE).box.tolist() == [2, 2, 3, 4]
+    assert tracker.update(IMAGE).box.tolist() == [3, 2, 3, 4]
 
 
 def test_it_may_answer_as_opencvs_trackers_do(code: Path) -> None:
-    tracker, image = parse_tracker(f"{code}:AsInOpenCV").build(), np.zeros((20, 30, 3), np.uint8)
-    tracker.init(image, np.array([1.0, 2, 3, 4]))
-    result = tracker.update(image)
+    tracker = started(code, "AsInOpenCV")
+    result = tracker.update(IMAGE)
     assert (result.box.tolist(), result.score) == ([1, 2, 3, 4], 0.0)
+    assert result.lost
 
 
 def test_its_results_are_those_of_its_code(code: Path) -> None:
@@ -118,17 +120,16 @@ def test_what_cannot_run_is_named_in_one_line(code: Path, name: str, fault: str)
 
 
 def test_an_answer_that_is_no_box_is_named(code: Path) -> None:
-    tracker, image = parse_tracker(f"{code}:Wrong").build(), np.zeros((20, 30, 3), np.uint8)
-    tracker.init(image, np.array([1.0, 2, 3, 4]))
+    tracker = started(code, "Wrong")
     with pytest.raises(ValueError, match="update returned None, expected x,y,w,h"):
-        tracker.update(image)
+        tracker.update(IMAGE)
 
 
 def test_an_error_in_it_is_named(code: Path) -> None:
-    tracker, image = parse_tracker(f"{code}:Careless").build(), np.zeros((20, 30, 3), np.uint8)
-    tracker.init(image, np.array([1.0, 2, 3, 4]))
-    with pytest.raises(ValueError, match=r"Careless: line \d+: AttributeError: .* no attribute"):
-        tracker.update(image)
+    tracker = started(code, "Careless")
+    message = r"Careless: line \d+: AttributeError: .* no attribute 'boxes'"
+    with pytest.raises(ValueError, match=message):
+        tracker.update(IMAGE)
 
 
 def test_a_missing_file_or_class_is_named(tmp_path: Path) -> None:
